@@ -1,0 +1,94 @@
+import { median } from './measure.js';
+import copySource from './shaders/copy.wgsl?raw';
+import fmaSource from './shaders/fma.wgsl?raw';
+
+const REPETITIONS = 10;
+
+/** Times `dispatch` as the median of several timed passes after a warm-up, in milliseconds. */
+async function timePasses(device: GPUDevice, encode: (pass: GPUComputePassEncoder) => void): Promise<number> {
+  const querySet = device.createQuerySet({ type: 'timestamp', count: 2 * REPETITIONS });
+  const bytes = 16 * REPETITIONS;
+  const resolved = device.createBuffer({ size: bytes, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC });
+  const readback = device.createBuffer({ size: bytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+  const encoder = device.createCommandEncoder();
+  for (let i = -2; i < REPETITIONS; i++) {
+    const timestampWrites = { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 };
+    const pass = encoder.beginComputePass(i < 0 ? {} : { timestampWrites });
+    encode(pass);
+    pass.end();
+  }
+  encoder.resolveQuerySet(querySet, 0, 2 * REPETITIONS, resolved, 0);
+  encoder.copyBufferToBuffer(resolved, 0, readback, 0, bytes);
+  device.queue.submit([encoder.finish()]);
+  await readback.mapAsync(GPUMapMode.READ);
+  const ns = new BigUint64Array(readback.getMappedRange().slice(0));
+  for (const thing of [querySet, resolved, readback]) thing.destroy();
+  return median(Array.from({ length: REPETITIONS }, (_, i) => Number((ns[2 * i + 1] ?? 0n) - (ns[2 * i] ?? 0n)) / 1e6));
+}
+
+/** What this device reaches at best from WGSL. */
+export interface Ceilings {
+  /** f32 fused multiply-adds, in TFLOPS. */
+  readonly fmaF32: number;
+  /** f16 fused multiply-adds, in TFLOPS; absent without `shader-f16`. */
+  readonly fmaF16?: number;
+  /** Bytes read plus bytes written by a copy, in GB/s. */
+  readonly copyGBs: number;
+}
+
+/**
+ * Measures the device's ceilings, for roofline percentages.
+ * @param scale 1 on a GPU; less on slow devices.
+ */
+export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Ceilings> {
+  const out = device.createBuffer({ size: 65536, usage: GPUBufferUsage.STORAGE });
+  const fma = async (type: 'f32' | 'f16'): Promise<number> => {
+    const loops = Math.max(4, Math.round(1024 * scale));
+    const groups = Math.max(8, Math.round(8192 * scale));
+    const module = device.createShaderModule({
+      code: `${type === 'f16' ? 'enable f16;\n' : ''}alias T = vec4<${type}>;\nalias S = ${type};\n${fmaSource}`,
+    });
+    const pipeline = device.createComputePipeline({ layout: 'auto', compute: { module, constants: { LOOPS: loops } } });
+    const group = device.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: [{ binding: 0, resource: { buffer: out } }],
+    });
+    const ms = await timePasses(device, (pass) => {
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(groups);
+    });
+    return (groups * 256 * loops * 64 * 2) / ms / 1e9; // 16 vec4 accumulators, 2 operations each
+  };
+  const copy = async (): Promise<number> => {
+    const bytes = Math.min(device.limits.maxStorageBufferBindingSize, Math.max(2 ** 22, 2 ** 30 * scale)) & ~255;
+    const usage = GPUBufferUsage.STORAGE;
+    const [from, to] = [device.createBuffer({ size: bytes, usage }), device.createBuffer({ size: bytes, usage })];
+    const pipeline = device.createComputePipeline({
+      layout: 'auto',
+      compute: { module: device.createShaderModule({ code: copySource }) },
+    });
+    const group = device.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: [
+        { binding: 0, resource: { buffer: from } },
+        { binding: 1, resource: { buffer: to } },
+      ],
+    });
+    const ms = await timePasses(device, (pass) => {
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(Math.min(8192, Math.ceil(bytes / 16 / 256)));
+    });
+    from.destroy();
+    to.destroy();
+    return (2 * bytes) / ms / 1e6;
+  };
+  const result: Ceilings = {
+    fmaF32: await fma('f32'),
+    ...(device.features.has('shader-f16') ? { fmaF16: await fma('f16') } : {}),
+    copyGBs: await copy(),
+  };
+  out.destroy();
+  return result;
+}

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The main job on a fresh machine: set up, build, and compare sparse with dense prefill on real input.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+[ -f dist/cli.js ] && [ -z "$(find src shaders package.json -newer dist/cli.js -print -quit)" ] || npm run --silent build >&2
+exec node dist/cli.js prefill "$@"

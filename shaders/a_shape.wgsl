@@ -1,0 +1,52 @@
+// A-shape attention (MInference section 3.1; StreamingLLM's mask): every row sees the first n_init keys
+// and its own last n_local keys.
+//
+//   keys(i) = { j <= p : j < n_init or p - j < n_local },   p = q_offset + i
+//
+// Tri-shape (SCBench, arXiv 2412.10319) is the same, but the last n_last query rows see every key j <= p.
+//
+// Head entry: arg0 = n_init, arg1 = n_local (at least 1, so that every row sees itself), arg2 = n_last.
+// Tiles: first the initial keys, then the contiguous range that the rows' local windows span and the
+// initial keys do not. Bindings: lib/attention_bindings.wgsl. Loop: lib/flash_attention.wgsl.
+
+struct AShapeRange {
+  n_init: u32,       // initial keys that any row of the tile sees
+  local_start: u32,  // first key of the local range
+}
+
+// The first query row that sees every key.
+fn first_dense_row(entry: HeadEntry) -> u32 {
+  return params.n_q - min(entry.arg2, params.n_q);
+}
+
+fn a_shape_range(entry: HeadEntry, row0: u32) -> AShapeRange {
+  let end = last_position(row0, BLOCK_M) + 1u;
+  if (min(row0 + BLOCK_M, params.n_q) > first_dense_row(entry)) {
+    return AShapeRange(end, end);
+  }
+  let first_row = params.q_offset + row0;
+  let window_start = first_row + 1u - min(first_row + 1u, entry.arg1);
+  let n_init = min(entry.arg0, end);
+  return AShapeRange(n_init, min(max(window_start, n_init), end));
+}
+
+fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
+  let range = a_shape_range(entry, row0);
+  let end = last_position(row0, BLOCK_M) + 1u;
+  return div_ceil(range.n_init, BLOCK_N) + div_ceil(end - range.local_start, BLOCK_N);
+}
+
+fn key_at(entry: HeadEntry, row0: u32, tile: u32, slot: u32) -> u32 {
+  let range = a_shape_range(entry, row0);
+  let init_tiles = div_ceil(range.n_init, BLOCK_N);
+  if (tile < init_tiles) {
+    let key = tile * BLOCK_N + slot;
+    return select(NO_KEY, key, key < range.n_init);
+  }
+  return range.local_start + (tile - init_tiles) * BLOCK_N + slot;
+}
+
+fn is_visible(entry: HeadEntry, position: u32, key: u32) -> bool {
+  return key <= position &&
+    (key < entry.arg0 || position - key < entry.arg1 || position - params.q_offset >= first_dense_row(entry));
+}

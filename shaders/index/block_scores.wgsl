@@ -1,0 +1,85 @@
+// Block-sparse estimate: scores of row blocks against key blocks, from their means.
+//
+//   score[b, c] = qbar[b] . kbar[c]                  +inf for the diagonal: key blocks that hold a row of b
+//
+// Scores are written as u32 keys in the same order (see ordered_key), ready for block_topk.wgsl. Tiles
+// above the diagonal are skipped; blocks right of a row's last visible one hold arbitrary keys.
+//
+// Grid: x = tile of 128 key blocks, y = tile of 64 row blocks of the strip, z = head. Bindings:
+//   0  params
+//   1  qbar         [head slots, q_blocks, HEAD_DIM] f32
+//   2  kbar         [head slots, k_blocks, HEAD_DIM] f32
+//   3  heads        (slot in qbar, slot in kbar, unused, unused)
+//   4  scores       [heads, strip_rows, row_stride] u32
+
+struct BlockParams {
+  first_block: u32,   // first row block of the strip
+  q_blocks: u32,
+  k_blocks: u32,
+  strip_rows: u32,    // rows of `scores` per head, a multiple of 64
+  row_stride: u32,    // a multiple of 128
+  q_offset: u32,
+  n_q: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: BlockParams;
+@group(0) @binding(1) var<storage, read> qbar: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> kbar: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> heads: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> scores: array<vec4<u32>>;
+
+const INDEX_BLOCK: u32 = 64u;
+const FORCED: u32 = 0xffffffffu;
+
+var<private> q_start: u32;
+var<private> q_rows: u32;
+var<private> k_start: u32;
+var<private> k_rows: u32;
+
+fn row_vec4(row: u32, d: u32) -> vec4<f32> {
+  if (row >= q_rows) {
+    return vec4<f32>();
+  }
+  return qbar[q_start + row * D4 + d];
+}
+
+fn key_vec4(key: u32, d: u32) -> vec4<f32> {
+  if (key >= k_rows) {
+    return vec4<f32>();
+  }
+  return kbar[k_start + key * D4 + d];
+}
+
+// u32 keys in the order of the numbers; both zeros get the same key.
+fn ordered_key(x: vec4<f32>) -> vec4<u32> {
+  let bits = select(bitcast<vec4<u32>>(x), vec4<u32>(0u), x == vec4<f32>(0.0));
+  return select(bits | vec4<u32>(0x80000000u), ~bits, bits >= vec4<u32>(0x80000000u));
+}
+
+@compute @workgroup_size(TX, TY)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let tx = local.x;
+  let ty = local.y;
+  let first_row = params.first_block + workgroup.y * TILE_ROWS;
+  let first_key = workgroup.x * TILE_KEYS;
+  let last_position = params.q_offset + min((first_row + TILE_ROWS) * INDEX_BLOCK, params.n_q) - 1u;
+  if (first_key > last_position / INDEX_BLOCK) {
+    return;
+  }
+  let head = heads[workgroup.z];
+  q_start = (head.x * params.q_blocks + first_row) * D4;
+  q_rows = params.q_blocks - min(first_row, params.q_blocks);
+  k_start = (head.y * params.k_blocks + first_key) * D4;
+  k_rows = params.k_blocks - min(first_key, params.k_blocks);
+  var s: array<vec4<f32>, 16>;
+  score_tile(&s, tx, ty);
+
+  let key = vec4<u32>(first_key + 8u * tx) + vec4<u32>(0u, 1u, 2u, 3u);
+  for (var a = 0u; a < 8u; a++) {
+    let row = 8u * ty + a;
+    let diagonal = vec4<u32>((params.q_offset + (first_row + row) * INDEX_BLOCK) / INDEX_BLOCK);
+    let at = ((workgroup.z * params.strip_rows + workgroup.y * TILE_ROWS + row) * params.row_stride + key.x) / 4u;
+    scores[at] = select(ordered_key(s[2u * a]), vec4<u32>(FORCED), key >= diagonal);
+    scores[at + 1u] = select(ordered_key(s[2u * a + 1u]), vec4<u32>(FORCED), key + vec4<u32>(4u) >= diagonal);
+  }
+}

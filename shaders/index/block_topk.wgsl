@@ -1,0 +1,101 @@
+// Block-sparse index: the `keep` best key blocks of every row block, ascending; among equal scores the lowest
+// block number wins. One workgroup does one row block by an exact radix select.
+//
+// Grid: x = row block of the strip, y = head. Bindings:
+//   0  params    as in block_scores.wgsl
+//   1  heads     (unused, unused, first u32 of the head in `index`, keep)
+//   2  scores    [heads, strip_rows, row_stride] u32 keys
+//   3  index     [q_blocks, keep] u32 per head (see ../block_sparse.wgsl)
+
+struct BlockParams {
+  first_block: u32,
+  q_blocks: u32,
+  k_blocks: u32,
+  strip_rows: u32,
+  row_stride: u32,
+  q_offset: u32,
+  n_q: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: BlockParams;
+@group(0) @binding(1) var<storage, read> heads: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> scores: array<u32>;
+@group(0) @binding(3) var<storage, read_write> index: array<u32>;
+
+const INDEX_BLOCK: u32 = 64u;
+const KEYS_PER_THREAD: u32 = 8u;
+const CHUNK: u32 = THREADS * KEYS_PER_THREAD;
+
+var<workgroup> local_histogram: array<atomic<u32>, BINS>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let block = params.first_block + workgroup.x;
+  let head = heads[workgroup.y];
+  let keep = head.w;
+  let out = head.z + block * keep;
+  let last_position = params.q_offset + min((block + 1u) * INDEX_BLOCK, params.n_q) - 1u;
+  let count = last_position / INDEX_BLOCK + 1u;
+  if (count <= keep) {
+    for (var i = thread; i < count; i += THREADS) {
+      index[out + i] = i;
+    }
+    return;
+  }
+
+  // (digits found so far, rank among the keys that start with them)
+  let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride;
+  var limit = vec2<u32>(0u, keep);
+  for (var digit = 0u; digit < DIGITS; digit++) {
+    for (var i = thread; i < BINS; i += THREADS) {
+      atomicStore(&local_histogram[i], 0u);
+    }
+    workgroupBarrier();
+    for (var i = thread; i < count; i += THREADS) {
+      let key = scores[row + i];
+      if (prefix_of(key, digit) == limit.x) {
+        atomicAdd(&local_histogram[digit_of(key, digit)], 1u);
+      }
+    }
+    workgroupBarrier();
+    var counts: array<u32, BINS_PER_THREAD>;
+    for (var i = 0u; i < BINS_PER_THREAD; i++) {
+      counts[i] = atomicLoad(&local_histogram[BINS - 1u - BINS_PER_THREAD * thread - i]);
+    }
+    let digit_rank = find_digit(thread, limit.y, &counts);
+    limit = vec2<u32>((limit.x << digit_bits(digit)) | digit_rank.x, digit_rank.y);
+  }
+  let threshold = limit.x;
+  let take = limit.y;
+
+  // Each thread owns consecutive keys of a chunk. Both counts fit 16 bits: a chunk has 2048 keys.
+  var above_before = 0u;
+  var equal_before = 0u;
+  for (var chunk = 0u; chunk < count; chunk += CHUNK) {
+    let start = min(chunk + thread * KEYS_PER_THREAD, count);
+    let end = min(start + KEYS_PER_THREAD, count);
+    var own = 0u;
+    for (var i = start; i < end; i++) {
+      let key = scores[row + i];
+      own += select(0u, 1u, key > threshold) + select(0u, 0x10000u, key == threshold);
+    }
+    let own_end = prefix_sum(thread, own);
+    let total = total_of(thread, own_end);
+    var above = above_before + ((own_end - own) & 0xffffu);
+    var equal = equal_before + ((own_end - own) >> 16u);
+    for (var i = start; i < end; i++) {
+      let key = scores[row + i];
+      if (key > threshold) {
+        index[out + above + min(equal, take)] = i;
+        above += 1u;
+      } else if (key == threshold) {
+        if (equal < take) {
+          index[out + above + equal] = i;
+        }
+        equal += 1u;
+      }
+    }
+    above_before += total & 0xffffu;
+    equal_before += total >> 16u;
+  }
+}

@@ -1,0 +1,61 @@
+// Means of blocks of 64 rows of q or k, the block-sparse estimate's pooled tensors (MInference section 3.2).
+//
+//   pooled[h, b] = mean over the real rows i of [64 b, 64 b + 64) of x[h, i]
+//
+// Grid: x + y * (workgroups in x) = block, z = head. Bindings:
+//   0  params
+//   1  x            the tensor, read through strides
+//   2  heads        [heads] head of the tensor
+//   3  pooled       [heads, blocks, HEAD_DIM] f32
+// Constant from the pipeline's prelude: HEAD_DIM.
+
+struct PoolParams {
+  rows: u32,
+  blocks: u32,
+  base: u32,          // base and strides count vec4 elements, the base modulo 2^32
+  head_stride: u32,
+  row_stride: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: PoolParams;
+@group(0) @binding(1) var<storage, read> x: array<StorageVec4>;
+@group(0) @binding(2) var<storage, read> heads: array<u32>;
+@group(0) @binding(3) var<storage, read_write> pooled: array<vec4<f32>>;
+
+const INDEX_BLOCK: u32 = 64u;
+const THREADS: u32 = 256u;
+const D4: u32 = HEAD_DIM / 4u;
+const LANES: u32 = THREADS / D4;      // rows that are read at a time
+
+var<workgroup> lane_sums: array<vec4<f32>, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) grid: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let block = workgroup.y * grid.x + workgroup.x;
+  if (block >= params.blocks) {
+    return;
+  }
+  let lane = thread / D4;
+  let d = thread % D4;
+  let start = params.base + heads[workgroup.z] * params.head_stride + d;
+  let first_row = block * INDEX_BLOCK;
+  let end_row = min(first_row + INDEX_BLOCK, params.rows);
+  var sum = vec4<f32>();
+  if (lane < LANES) {
+    for (var row = first_row + lane; row < end_row; row += LANES) {
+      sum += unpack_vec4(x[start + row * params.row_stride]);
+    }
+  }
+  lane_sums[thread] = sum;
+  workgroupBarrier();
+  if (lane == 0u) {
+    for (var i = 1u; i < LANES; i++) {
+      sum += lane_sums[i * D4 + d];
+    }
+    pooled[(workgroup.z * params.blocks + block) * D4 + d] = sum * (1.0 / f32(end_row - first_row));
+  }
+}

@@ -1,0 +1,63 @@
+// What every attention kernel binds, in every tier.
+//
+// Tensors are read through strides, so [H, N, D] and [N, H, D] layouts both work without a copy. All
+// bases and strides count vec4 elements (4 values of one row). `*_base` is where head 0, row 0 of the
+// tensor lies in the bound range, modulo 2^32 (the bound range may start after it).
+
+struct AttentionParams {
+  n_q: u32,              // query rows in this call
+  n_kv: u32,             // keys
+  q_offset: u32,         // absolute position of query row 0; row i attends to keys j <= q_offset + i
+  scale_log2: f32,       // softmax scale times log2(e): probabilities are exp2(scale_log2 * q.k - m)
+  row_tile_end: u32,     // this dispatch does tiles of BLOCK_M rows row_tile_end - 1 downwards (heavy rows first)
+  head_start: u32,       // first entry of `heads` that this dispatch does
+  write_lse: u32,        // 1: write the log-sum-exp of every row
+  q_base: u32,
+  q_head_stride: u32,
+  q_row_stride: u32,
+  k_base: u32,
+  k_head_stride: u32,
+  k_row_stride: u32,
+  v_base: u32,
+  v_head_stride: u32,
+  v_row_stride: u32,
+  o_base: u32,
+  o_head_stride: u32,
+  o_row_stride: u32,
+  lse_base: u32,         // lse is [H, n_q] f32; counts elements
+  unit: u32,             // 1. Loops bounded by a constant times `unit` stay loops: unrolled, they compile for minutes on some drivers
+}
+
+// One head of the dispatch, with the parameters of its pattern (see the kernel that reads them).
+struct HeadEntry {
+  head: u32,             // query head
+  kv_head: u32,          // key/value head it reads (grouped-query attention)
+  index_offset: u32,     // first u32 of this head in `index`
+  arg0: u32,
+  arg1: u32,
+  arg2: u32,
+  arg3: u32,
+  arg4: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: AttentionParams;
+@group(0) @binding(1) var<storage, read> q: array<StorageVec4>;
+@group(0) @binding(2) var<storage, read> k: array<StorageVec4>;
+@group(0) @binding(3) var<storage, read> v: array<StorageVec4>;
+@group(0) @binding(4) var<storage, read_write> o: array<StorageVec4>;
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(6) var<storage, read> heads: array<HeadEntry>;
+@group(0) @binding(7) var<storage, read> index: array<u32>;
+
+const NO_KEY: u32 = 0xffffffffu;
+// Rows of a block that shares one sparse index (MInference's block size).
+const INDEX_BLOCK: u32 = 64u;
+
+// Absolute position of the last real row among `rows` rows from row0 on.
+fn last_position(row0: u32, rows: u32) -> u32 {
+  return params.q_offset + min(row0 + rows, params.n_q) - 1u;
+}
+
+fn div_ceil(a: u32, b: u32) -> u32 {
+  return (a + b - 1u) / b;
+}

@@ -1,0 +1,84 @@
+// XAttention's estimate (arXiv 2503.16428): groups of STRIDE query rows against groups of STRIDE keys. A group
+// pair's score is the sum along the antidiagonal of its STRIDE x STRIDE square of scores.
+//
+//   s[r, j] = log2(e) * scale / STRIDE * sum_t q[STRIDE r + STRIDE - 1 - t] . k[STRIDE j + t]
+//
+// visible where the key group starts at or before the row group's last row. Rows and keys that do not exist
+// count as zero. HEAD_DIM of lib/index_score_tile.wgsl is STRIDE times the head size: it sees the rows of a
+// group side by side. Constants from the pipeline's prelude: HEAD_DIM, STRIDE.
+
+struct EstimateParams {
+  n_q: u32,
+  q_offset: u32,
+  first_row: u32,        // first row group of workgroup 0, a multiple of 64
+  tiles: u32,            // tiles of 128 key groups
+  row_tiles: u32,        // tiles of 64 row groups of this dispatch
+  row_stride: u32,       // of the block scores
+  scale_log2: f32,       // softmax scale / STRIDE times log2(e)
+  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
+  q_head_stride: u32,
+  q_row_stride: u32,
+  k_base: u32,
+  k_head_stride: u32,
+  k_row_stride: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: EstimateParams;
+@group(0) @binding(1) var<storage, read> q: array<StorageVec4>;
+@group(0) @binding(2) var<storage, read> k: array<StorageVec4>;
+@group(0) @binding(3) var<storage, read> heads: array<vec2<u32>>;   // query head, key head
+
+const MASKED: f32 = -2e30;
+const M_START: f32 = -1e30;           // above MASKED, so that masked keys get exp2(-1e30) = 0
+const ROW4: u32 = D4 / STRIDE;
+
+var<private> q_start: u32;
+var<private> k_start: u32;
+var<private> first_group: u32;
+var<private> first_key_group: u32;
+
+fn row_vec4(row: u32, d: u32) -> vec4<f32> {
+  let i = (first_group + row) * STRIDE + STRIDE - 1u - d / ROW4;
+  if (i >= params.n_q) {
+    return vec4<f32>();
+  }
+  return unpack_vec4(q[q_start + i * params.q_row_stride + d % ROW4]);
+}
+
+fn key_vec4(key: u32, d: u32) -> vec4<f32> {
+  let j = (first_key_group + key) * STRIDE + d / ROW4;
+  if (j >= params.q_offset + params.n_q) {
+    return vec4<f32>();
+  }
+  return unpack_vec4(k[k_start + j * params.k_row_stride + d % ROW4]);
+}
+
+// Position of the last real row of a row group.
+fn group_end(group: u32) -> u32 {
+  return params.q_offset + min((group + 1u) * STRIDE, params.n_q) - 1u;
+}
+
+// Scores of 64 row groups and 128 key groups. Every thread of the workgroup must call this together.
+fn antidiagonal_tile(s: ptr<function, array<vec4<f32>, 16>>, head_slot: u32, row_tile: u32, tile: u32, tx: u32, ty: u32) {
+  let head = heads[head_slot];
+  q_start = params.q_base + head.x * params.q_head_stride;
+  k_start = params.k_base + head.y * params.k_head_stride;
+  first_group = params.first_row + row_tile * TILE_ROWS;
+  first_key_group = tile * TILE_KEYS;
+  score_tile(s, tx, ty);
+  let key = (vec4<u32>(first_key_group + 8u * tx) + vec4<u32>(0u, 1u, 2u, 3u)) * STRIDE;
+  for (var a = 0u; a < 8u; a++) {
+    let group = first_group + 8u * ty + a;
+    let real = vec4<bool>(group * STRIDE < params.n_q);
+    let end = vec4<u32>(group_end(group));
+    (*s)[2u * a] = select(vec4<f32>(MASKED), (*s)[2u * a] * params.scale_log2, real & (key <= end));
+    (*s)[2u * a + 1u] =
+      select(vec4<f32>(MASKED), (*s)[2u * a + 1u] * params.scale_log2, real & (key + vec4<u32>(4u * STRIDE) <= end));
+  }
+}
+
+// Does any row group of a tile see any key group of a tile?
+fn tile_is_visible(row_tile: u32, tile: u32) -> bool {
+  let end = group_end(params.first_row + (row_tile + 1u) * TILE_ROWS - 1u);
+  return tile * TILE_KEYS * STRIDE <= end;
+}

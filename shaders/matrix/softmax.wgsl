@@ -1,0 +1,28 @@
+// Constants and conversions of the matrix tier's online softmax.
+
+const LN2: f32 = 0.6931471805599453;
+// Scores stay unscaled until exp2, so the scale must not be negative (the queries are negated instead) nor
+// zero. MASKED times the least scale lies far below M_START, so that masked keys get exactly 0.
+const SCALE_MIN: f32 = 1e-20;
+const MASKED: f32 = -1e38;
+const M_START: f32 = -1e16;
+// Output and sums are rescaled only when a row's maximum rises by more than this (in log2): probabilities
+// then stay below 2^8, well inside of f16.
+const MAX_RISE: f32 = 8.0;
+
+// Eight f32 as eight f16.
+fn pack_halves(a: vec4<f32>, b: vec4<f32>) -> vec4<u32> {
+  return vec4<u32>(
+    bitcast<u32>(vec2<f16>(a.xy)),
+    bitcast<u32>(vec2<f16>(a.zw)),
+    bitcast<u32>(vec2<f16>(b.xy)),
+    bitcast<u32>(vec2<f16>(b.zw)));
+}
+
+fn max_of(x: vec4<f32>) -> f32 {
+  return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+fn sum_of(x: vec4<f32>) -> f32 {
+  return (x.x + x.y) + (x.z + x.w);
+}

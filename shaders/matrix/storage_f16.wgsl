@@ -1,0 +1,21 @@
+// Tensors stored as f16 whose rows start on 8 bytes: four consecutive elements of a row are one vec2<u32>.
+// `at` counts groups of 4 elements.
+alias StorageVec4 = vec2<u32>;
+
+fn load_q(at: u32) -> vec4<u32> {
+  return vec4<u32>(q[at], q[at + 1u]);
+}
+
+fn load_k(at: u32) -> vec4<u32> {
+  return vec4<u32>(k[at], k[at + 1u]);
+}
+
+fn load_v(at: u32) -> vec4<u32> {
+  return vec4<u32>(v[at], v[at + 1u]);
+}
+
+fn store_o(at: u32, a: vec4<f32>, b: vec4<f32>) {
+  let packed = pack_halves(a, b);
+  o[at] = packed.xy;
+  o[at + 1u] = packed.zw;
+}

@@ -1,0 +1,19 @@
+// Tensors stored as f16 whose rows all start on 16 bytes: eight consecutive elements of a row are one
+// vec4<u32>, moved to and from workgroup memory without conversion. `at` counts groups of 4 elements and is even.
+alias StorageVec4 = vec4<u32>;
+
+fn load_q(at: u32) -> vec4<u32> {
+  return q[at >> 1u];
+}
+
+fn load_k(at: u32) -> vec4<u32> {
+  return k[at >> 1u];
+}
+
+fn load_v(at: u32) -> vec4<u32> {
+  return v[at >> 1u];
+}
+
+fn store_o(at: u32, a: vec4<f32>, b: vec4<f32>) {
+  o[at >> 1u] = pack_halves(a, b);
+}

@@ -1,0 +1,56 @@
+import { MinferenceError } from '../errors.js';
+
+/** Options of {@link openDevice}. */
+export interface OpenDeviceOptions {
+  /** The `GPU` to ask; `navigator.gpu` unless given. */
+  readonly gpu?: GPU;
+  readonly powerPreference?: GPUPowerPreference;
+  /** Ask for WebGPU's software adapter. */
+  readonly forceFallbackAdapter?: boolean;
+  /**
+   * Extra features to enable when the adapter has them, beside those that the kernels use
+   * (`shader-f16`, `subgroups`, `timestamp-query`).
+   */
+  readonly optionalFeatures?: readonly string[];
+}
+
+const USEFUL_FEATURES = ['shader-f16', 'subgroups', 'timestamp-query'];
+
+/**
+ * Opens a device with every feature and the largest limits that the kernels can use, in a browser or in
+ * Deno. In Node use `openNodeDevice` of `minference-webgpu/node`, which brings Dawn along.
+ *
+ * @throws {@link MinferenceError} `unsupported` when there is no WebGPU or no adapter.
+ */
+export async function openDevice(options: OpenDeviceOptions = {}): Promise<GPUDevice> {
+  const gpu = options.gpu ?? (globalThis.navigator as Navigator | undefined)?.gpu;
+  if (!gpu) {
+    throw new MinferenceError(
+      'unsupported',
+      'this runtime has no navigator.gpu: use a browser with WebGPU, Deno, or openNodeDevice() of minference-webgpu/node',
+    );
+  }
+  const adapter = await gpu.requestAdapter({
+    powerPreference: options.powerPreference ?? 'high-performance',
+    ...(options.forceFallbackAdapter === undefined ? {} : { forceFallbackAdapter: options.forceFallbackAdapter }),
+  });
+  if (!adapter) {
+    throw new MinferenceError('unsupported', 'WebGPU found no adapter: there is no GPU driver here, or it is blocked');
+  }
+  const wanted = [...USEFUL_FEATURES, ...(options.optionalFeatures ?? [])];
+  const requiredFeatures = wanted.filter((f) => adapter.features.has(f as GPUFeatureName)) as GPUFeatureName[];
+  const limits = adapter.limits;
+  return adapter.requestDevice({
+    label: 'minference',
+    requiredFeatures,
+    requiredLimits: {
+      maxBufferSize: limits.maxBufferSize,
+      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+      maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+      maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+      maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
+      maxComputeWorkgroupSizeY: limits.maxComputeWorkgroupSizeY,
+      maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
+    },
+  });
+}

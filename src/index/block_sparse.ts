@@ -1,0 +1,269 @@
+import blockScores from '../../shaders/index/block_scores.wgsl?raw';
+import blockTopk from '../../shaders/index/block_topk.wgsl?raw';
+import meanPool from '../../shaders/index/mean_pool.wgsl?raw';
+import radix from '../../shaders/lib/index_radix.wgsl?raw';
+import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
+import type { ShaderSpec } from '../device/pipelines.js';
+import type { DeviceProfile } from '../device/profile.js';
+import type { Recorder } from '../device/recorder.js';
+import { INDEX_BLOCK } from '../kernels/attention.js';
+import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
+import { bindWindow, type Tensor } from '../kernels/tensor.js';
+import {
+  type BuiltIndex,
+  type BuiltIndexEntry,
+  batches,
+  dispatchFlops,
+  divCeil,
+  headRange,
+  type IndexBytes,
+  type IndexHead,
+  type IndexLayer,
+  layerSizes,
+  stagedDimensions,
+  table,
+  uniform,
+} from './layer.js';
+
+/** A head with the block-sparse pattern. */
+export interface BlockSparseHead extends IndexHead {
+  /** Key blocks to keep per row block, at least 1. */
+  readonly topK: number;
+}
+
+const TILE_ROWS = 64;
+const TILE_KEYS = 128;
+/** Widest first dimension of a pooling grid. */
+const GRID_X = 32768;
+/** Most row blocks of a strip. */
+const MAX_STRIP = 16384;
+
+interface Shaders {
+  readonly pool: ShaderSpec;
+  readonly scores: ShaderSpec;
+  readonly topk: ShaderSpec;
+}
+
+function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
+  const staged = stagedDimensions(profile);
+  return {
+    pool: {
+      label: `block-sparse estimate: mean pool D=${headDim} ${storage}`,
+      code: [prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }), storageLibrary(storage), meanPool].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'write'],
+    },
+    scores: {
+      label: `block-sparse estimate: scores D=${headDim} d${staged}`,
+      code: [prelude({ constants: { HEAD_DIM: headDim, D_CHUNK: staged } }), scoreTile, blockScores].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'read', 'write'],
+    },
+    topk: {
+      label: 'block-sparse top-k',
+      code: [radix, blockTopk].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'write'],
+    },
+  };
+}
+
+/** Every shader that {@link recordBlockSparseIndex} may use for this head size and storage format. */
+export function blockSparseIndexShaders(profile: DeviceProfile, headDim: number, storage: StorageFormat): ShaderSpec[] {
+  const { pool, scores, topk } = shadersFor(profile, headDim, storage);
+  return [pool, scores, topk];
+}
+
+/** Row blocks whose scores are in memory at once. */
+interface Strip {
+  readonly first: number;
+  readonly count: number;
+  /** Elements between rows of the score buffer. */
+  readonly stride: number;
+}
+
+interface Plan {
+  readonly qBlocks: number;
+  readonly kBlocks: number;
+  readonly heads: readonly BlockSparseHead[];
+  readonly kvHeads: readonly number[];
+  readonly qbarBytes: number;
+  readonly kbarBytes: number;
+  readonly strips: readonly Strip[];
+  readonly scoreBytes: number;
+}
+
+function paddedRows(strip: Strip): number {
+  return divCeil(strip.count, TILE_ROWS) * TILE_ROWS;
+}
+
+/** Key blocks that the row blocks before `end` can see. */
+function visibleBlocks(layer: IndexLayer, end: number): number {
+  const rows = Math.min(end * INDEX_BLOCK, layer.q.rows);
+  return divCeil(layer.queryOffset + rows, INDEX_BLOCK);
+}
+
+/** Cuts the row blocks into strips whose scores take at most `limit` bytes where one tile of rows allows that. */
+function cutStrips(layer: IndexLayer, heads: number, limit: number): Strip[] {
+  const qBlocks = divCeil(layer.q.rows, INDEX_BLOCK);
+  const stripFlops = dispatchFlops(layer.profile);
+  const pairFlops = heads * 2 * layer.q.headDim;
+  const strips: Strip[] = [];
+  let first = 0;
+  while (first < qBlocks) {
+    let strip: Strip | undefined;
+    for (let count = TILE_ROWS; count <= MAX_STRIP; count += TILE_ROWS) {
+      const end = Math.min(first + count, qBlocks);
+      const stride = divCeil(visibleBlocks(layer, end), TILE_KEYS) * TILE_KEYS;
+      const wanted: Strip = { first, count: end - first, stride };
+      const pairs = paddedRows(wanted) * stride;
+      if (strip && (pairs * heads * 4 > limit || pairs * pairFlops > stripFlops)) break;
+      strip = wanted;
+      if (end === qBlocks) break;
+    }
+    if (!strip) break;
+    strips.push(strip);
+    first += strip.count;
+  }
+  return strips;
+}
+
+function planBatch(layer: IndexLayer, heads: readonly BlockSparseHead[]): Plan {
+  const { rows, keys, headDim } = layerSizes(layer);
+  const qBlocks = divCeil(rows, INDEX_BLOCK);
+  const kBlocks = divCeil(keys, INDEX_BLOCK);
+  const kvHeads = [...new Set(heads.map((h) => h.kvHead))];
+  const qbarBytes = heads.length * qBlocks * headDim * 4;
+  const kbarBytes = kvHeads.length * kBlocks * headDim * 4;
+  const limits = layer.profile.limits;
+  const budget = Math.min(layer.workspaceLimit - qbarBytes - kbarBytes, limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const strips = cutStrips(layer, heads.length, budget);
+  const scoreBytes = strips.reduce((most, s) => Math.max(most, heads.length * paddedRows(s) * s.stride * 4), 0);
+  return { qBlocks, kBlocks, heads, kvHeads, qbarBytes, kbarBytes, strips, scoreBytes };
+}
+
+function headBatches(layer: IndexLayer, heads: readonly BlockSparseHead[]): BlockSparseHead[][] {
+  const { rows, keys, headDim } = layerSizes(layer);
+  const limits = layer.profile.limits;
+  const binding = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const qbar = divCeil(rows, INDEX_BLOCK) * headDim * 4;
+  const kbar = divCeil(keys, INDEX_BLOCK) * headDim * 4;
+  // Scores of at least one tile of rows.
+  const scores = TILE_ROWS * divCeil(keys, INDEX_BLOCK * TILE_KEYS) * TILE_KEYS * 4;
+  return batches(heads, Math.min(layer.workspaceLimit / (qbar + kbar + scores), binding / Math.max(qbar, kbar, scores)));
+}
+
+/** Key blocks kept per row block: at least the diagonal, at most all. */
+function keptBlocks(layer: IndexLayer, head: BlockSparseHead): number {
+  const forced = layer.queryOffset % INDEX_BLOCK === 0 ? 1 : 2;
+  return Math.min(Math.max(head.topK, forced), divCeil(layer.k.rows, INDEX_BLOCK));
+}
+
+/**
+ * Memory of {@link recordBlockSparseIndex}. With `nb` blocks of 64 rows and `nbk` blocks of 64 keys the index
+ * takes `nb * K'` words per head. The workspace of a batch of heads is `4 * D * nb` bytes per head and `4 * D * nbk`
+ * per key head for the means, and what is left of `workspaceLimit` for strips of block scores (at least 64
+ * rows of `nbk` words per head, so one head of 4M keys takes 16 MiB more than its means).
+ */
+export function blockSparseWorkspaceBytes(layer: IndexLayer, heads: readonly BlockSparseHead[]): IndexBytes {
+  let transient = 0;
+  for (const batch of headBatches(layer, heads)) {
+    const plan = planBatch(layer, batch);
+    transient = Math.max(transient, plan.qbarBytes + plan.kbarBytes + plan.scoreBytes);
+  }
+  const qBlocks = divCeil(layer.q.rows, INDEX_BLOCK);
+  let words = 0;
+  for (const head of heads) words += qBlocks * keptBlocks(layer, head);
+  return { transient, index: words * 4 };
+}
+
+function recordMeanPool(
+  rec: Recorder,
+  shader: ShaderSpec,
+  name: string,
+  tensor: Tensor,
+  heads: readonly number[],
+  blocks: number,
+  output: GPUBuffer,
+): void {
+  const [start, end] = headRange(heads);
+  const window = bindWindow(rec.device, name, tensor, start, end);
+  const params = uniform(rec, 'pool parameters', [tensor.rows, blocks, window.base, window.headStride, window.rowStride]);
+  const x = Math.min(blocks, GRID_X);
+  rec.dispatch({
+    stage: 'estimate',
+    shader,
+    bindings: [params, window.range, table(rec, 'pool heads', heads), output],
+    workgroups: [x, divCeil(blocks, x), heads.length],
+    flops: heads.length * tensor.rows * tensor.headDim,
+  });
+}
+
+/**
+ * Records the building of the block-sparse index of some heads (MInference, arXiv 2407.02490, section 3.2):
+ * means of blocks of 64 query rows and 64 keys, the products of all causal pairs of means, and per row
+ * block the `K' = max(topK, forced)` best key blocks, those of the diagonal always among them. The format
+ * is that of shaders/block_sparse.wgsl, with `args = [K']`; entries past the visible blocks of a row block
+ * are left as they are. The host learns nothing of the result: no readback.
+ */
+export function recordBlockSparseIndex(rec: Recorder, layer: IndexLayer, heads: readonly BlockSparseHead[]): BuiltIndex {
+  const { rows, headDim } = layerSizes(layer);
+  const shaders = shadersFor(layer.profile, headDim, layer.storage);
+  const entries: BuiltIndexEntry[] = [];
+  let words = 0;
+  for (const head of heads) {
+    const keep = keptBlocks(layer, head);
+    entries.push({ indexOffset: words, args: [keep] });
+    words += divCeil(rows, INDEX_BLOCK) * keep;
+  }
+  const buffer = rec.workspace('block-sparse index', words * 4);
+  let entry = 0;
+  for (const batch of headBatches(layer, heads)) {
+    const plan = planBatch(layer, batch);
+    const { qBlocks, kBlocks, kvHeads } = plan;
+    const qbar = rec.workspace('pooled q', plan.qbarBytes);
+    const kbar = rec.workspace('pooled k', plan.kbarBytes);
+    const scores = rec.workspace('block scores', plan.scoreBytes);
+    recordMeanPool(
+      rec,
+      shaders.pool,
+      'q',
+      layer.q,
+      batch.map((h) => h.head),
+      qBlocks,
+      qbar,
+    );
+    recordMeanPool(rec, shaders.pool, 'k', layer.k, kvHeads, kBlocks, kbar);
+    const headWords: number[] = [];
+    for (const [slot, head] of batch.entries()) {
+      const built = entries[entry];
+      headWords.push(slot, kvHeads.indexOf(head.kvHead), built?.indexOffset ?? 0, built?.args[0] ?? 0);
+      entry += 1;
+    }
+    const headTable = table(rec, 'block heads', headWords);
+    for (const strip of plan.strips) {
+      const stripRows = paddedRows(strip);
+      const params = uniform(rec, 'block parameters', [
+        strip.first,
+        qBlocks,
+        kBlocks,
+        stripRows,
+        strip.stride,
+        layer.queryOffset,
+        rows,
+      ]);
+      rec.dispatch({
+        stage: 'estimate',
+        shader: shaders.scores,
+        bindings: [params, qbar, kbar, headTable, scores],
+        workgroups: [strip.stride / TILE_KEYS, stripRows / TILE_ROWS, batch.length],
+        flops: batch.length * stripRows * strip.stride * 2 * headDim,
+      });
+      rec.dispatch({
+        stage: 'topk',
+        shader: shaders.topk,
+        bindings: [params, headTable, scores, buffer],
+        workgroups: [strip.count, batch.length],
+      });
+    }
+    rec.release(qbar, kbar, scores);
+  }
+  return { buffer, entries, bytes: words * 4 };
+}

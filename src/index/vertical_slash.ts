@@ -1,0 +1,307 @@
+import estimateSoftmax from '../../shaders/index/estimate_softmax.wgsl?raw';
+import estimateSums from '../../shaders/index/estimate_sums.wgsl?raw';
+import mergeSoftmax from '../../shaders/index/merge_softmax.wgsl?raw';
+import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
+import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
+import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
+import radix from '../../shaders/lib/index_radix.wgsl?raw';
+import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
+import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
+import type { DeviceProfile } from '../device/profile.js';
+import type { Recorder } from '../device/recorder.js';
+import { INDEX_BLOCK } from '../kernels/attention.js';
+import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
+import { bindWindow } from '../kernels/tensor.js';
+import {
+  type BuiltIndex,
+  type BuiltIndexEntry,
+  batches,
+  dispatchFlops,
+  divCeil,
+  f32Bits,
+  headRange,
+  type IndexBytes,
+  type IndexHead,
+  type IndexLayer,
+  layerSizes,
+  stagedDimensions,
+  table,
+  uniform,
+} from './layer.js';
+import { recordTopK, type TopKList, topKShaders, topKWorkspaceBytes } from './topk.js';
+
+/** A head with the vertical-slash pattern. */
+export interface VerticalSlashHead extends IndexHead {
+  /** Columns to keep (at most one per key). */
+  readonly verticalSize: number;
+  /** Diagonals to keep (at least 1, at most one per key). */
+  readonly slashSize: number;
+}
+
+/** Scores of columns and diagonals in GPU memory. */
+export interface VerticalSlashScores {
+  /** `[heads, 2, stride]` f32: of each head the column scores, then the diagonal scores. */
+  readonly buffer: GPUBuffer;
+  readonly stride: number;
+}
+
+/** Query rows that the estimate looks at. */
+const LAST_QUERIES = 64;
+const TILE_KEYS = 128;
+const TILE_DIAGONALS = 192;
+/** Tiles whose softmax statistics one workgroup merges. */
+const FAN_IN = 128;
+const HEADER_WORDS = 4;
+const LOG2E = Math.LOG2E;
+
+const ESTIMATE_BINDINGS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read'];
+
+interface Shaders {
+  readonly softmax: ShaderSpec;
+  readonly merge: ShaderSpec;
+  readonly sums: ShaderSpec;
+  readonly slashScores: ShaderSpec;
+  readonly runs: ShaderSpec;
+}
+
+function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
+  const staged = stagedDimensions(profile);
+  const head = [
+    prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: staged } }),
+    storageLibrary(storage),
+    scoreTile,
+    estimate,
+  ];
+  const tag = `D=${headDim} ${storage} d${staged}`;
+  return {
+    softmax: {
+      label: `vertical-slash estimate: softmax ${tag}`,
+      code: [...head, estimateSoftmax].join('\n'),
+      bindings: [...ESTIMATE_BINDINGS, 'write'],
+    },
+    merge: { label: 'vertical-slash estimate: merge', code: mergeSoftmax, bindings: ['uniform', 'read', 'write'] },
+    sums: {
+      label: `vertical-slash estimate: sums ${tag}`,
+      code: [...head, estimateSums].join('\n'),
+      bindings: [...ESTIMATE_BINDINGS, 'read', 'write', 'write'],
+    },
+    slashScores: { label: 'vertical-slash estimate: diagonals', code: slashScores, bindings: ['uniform', 'read', 'write'] },
+    runs: { label: 'vertical-slash runs', code: [radix, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
+  };
+}
+
+/** Every shader that {@link recordVerticalSlashIndex} may use for this head size and storage format. */
+export function verticalSlashIndexShaders(profile: DeviceProfile, headDim: number, storage: StorageFormat): ShaderSpec[] {
+  const own = shadersFor(profile, headDim, storage);
+  const topk = topKShaders();
+  return [own.softmax, own.merge, own.sums, own.slashScores, ...topk.histogram, topk.count, topk.scatter, own.runs];
+}
+
+/** Bytes of each buffer for a batch of heads. */
+function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
+  const tiles = divCeil(keys, TILE_KEYS);
+  const groups = divCeil(tiles, FAN_IN);
+  const rows = heads.length * LAST_QUERIES * 8;
+  let selected = 0;
+  for (const h of heads) selected += columnCount(keys, h) + slashCount(keys, h);
+  return {
+    tiles,
+    statistics: rows * tiles,
+    groups: rows * groups,
+    merged: rows,
+    scores: heads.length * 2 * tiles * TILE_KEYS * 4,
+    diagonals: heads.length * tiles * TILE_DIAGONALS * 4,
+    selected: selected * 4,
+    topk: topKWorkspaceBytes(2 * heads.length, keys),
+  };
+}
+
+function transientBytes(keys: number, heads: readonly VerticalSlashHead[]): number {
+  const s = batchSizes(keys, heads);
+  const merging = s.statistics + 2 * s.groups;
+  const summing = s.merged + s.scores + s.diagonals;
+  const selecting = s.scores + s.selected + s.topk;
+  return Math.max(merging, summing, selecting);
+}
+
+function headBatches(layer: IndexLayer, heads: readonly VerticalSlashHead[]): VerticalSlashHead[][] {
+  const { keys } = layerSizes(layer);
+  const limits = layer.profile.limits;
+  const binding = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  let perHead = 1;
+  let largest = 1;
+  for (const head of heads) {
+    const s = batchSizes(keys, [head]);
+    perHead = Math.max(perHead, transientBytes(keys, [head]));
+    largest = Math.max(largest, s.scores, s.diagonals, s.statistics);
+  }
+  return batches(heads, Math.min(layer.workspaceLimit / perHead, binding / largest));
+}
+
+function columnCount(keys: number, head: VerticalSlashHead): number {
+  return Math.min(head.verticalSize, keys);
+}
+
+function slashCount(keys: number, head: VerticalSlashHead): number {
+  return Math.min(Math.max(head.slashSize, 1), keys);
+}
+
+/** Runs are more than 64 diagonals apart, so few fit. */
+function runRoom(keys: number, head: VerticalSlashHead): number {
+  return Math.min(slashCount(keys, head), divCeil(keys, INDEX_BLOCK + 1));
+}
+
+function indexWords(keys: number, head: VerticalSlashHead): number {
+  return HEADER_WORDS + columnCount(keys, head) + 3 * runRoom(keys, head);
+}
+
+/**
+ * Memory of {@link recordVerticalSlashIndex}. Per head of a batch the workspace is 14 bytes per key (plus
+ * 49 KiB, 4 bytes per kept column or diagonal, and rounding to whole tiles of 128 keys); the index is
+ * `4 + verticalSize + 3 * min(slashSize, ceil(Nk / 65))` words.
+ */
+export function verticalSlashWorkspaceBytes(layer: IndexLayer, heads: readonly VerticalSlashHead[]): IndexBytes {
+  const { keys } = layerSizes(layer);
+  let transient = 0;
+  for (const batch of headBatches(layer, heads)) transient = Math.max(transient, transientBytes(keys, batch));
+  let words = 0;
+  for (const head of heads) words += indexWords(keys, head);
+  return { transient, index: words * 4 };
+}
+
+/**
+ * Records the scores of all columns and diagonals (MInference, arXiv 2407.02490, section 3.2): the
+ * attention probabilities of the last `R = min(64, N)` query rows, summed along columns
+ * (`vertical[j] = sum_r A[r, j]`) and diagonals (`slash[d] = sum_r A[r, p_r - d]`). The first 30 columns and
+ * the nearest 100 diagonals get `+inf`.
+ *
+ * All heads are done at once; {@link recordVerticalSlashIndex} splits them into batches.
+ */
+export function recordVerticalSlashScores(rec: Recorder, layer: IndexLayer, heads: readonly IndexHead[]): VerticalSlashScores {
+  const { rows: n, keys, headDim } = layerSizes(layer);
+  const shaders = shadersFor(layer.profile, headDim, layer.storage);
+  const sizes = batchSizes(
+    keys,
+    heads.map((h) => ({ ...h, verticalSize: 0, slashSize: 1 })),
+  );
+  const { tiles } = sizes;
+  const rows = Math.min(LAST_QUERIES, n);
+  const firstRow = n - rows;
+  const firstPosition = layer.queryOffset + firstRow;
+  const [qStart, qEnd] = headRange(heads.map((h) => h.head));
+  const [kStart, kEnd] = headRange(heads.map((h) => h.kvHead));
+  const q = bindWindow(rec.device, 'q', layer.q, qStart, qEnd, firstRow, n);
+  const k = bindWindow(rec.device, 'k', layer.k, kStart, kEnd);
+  const headTable = table(
+    rec,
+    'estimate heads',
+    heads.flatMap((h) => [h.head, h.kvHead]),
+  );
+
+  const tileFlops = heads.length * 2 * LAST_QUERIES * TILE_KEYS * headDim;
+  const tilesAtOnce = Math.max(1, Math.floor(dispatchFlops(layer.profile) / tileFlops));
+  const forEachTileRange = (end: number, shader: ShaderSpec, outputs: GPUBuffer[]): void => {
+    for (let first = 0; first < end; first += tilesAtOnce) {
+      const count = Math.min(tilesAtOnce, end - first);
+      const params = uniform(rec, 'estimate parameters', [
+        rows,
+        firstRow,
+        firstPosition,
+        tiles,
+        first,
+        f32Bits(layer.scale * LOG2E),
+        q.base,
+        q.headStride,
+        q.rowStride,
+        k.base,
+        k.headStride,
+        k.rowStride,
+      ]);
+      rec.dispatch({
+        stage: 'estimate',
+        shader,
+        bindings: [params, q.range, k.range, headTable, ...outputs],
+        workgroups: [count, heads.length],
+        flops: count * tileFlops,
+      });
+    }
+  };
+
+  // Softmax statistics of every tile, merged until one entry per row is left.
+  let statistics = rec.workspace('estimate: tile softmax', sizes.statistics);
+  forEachTileRange(tiles, shaders.softmax, [statistics]);
+  let entries = tiles;
+  do {
+    const groups = divCeil(entries, FAN_IN);
+    const merged = rec.workspace('estimate: merged softmax', heads.length * LAST_QUERIES * 8 * groups);
+    rec.dispatch({
+      stage: 'estimate',
+      shader: shaders.merge,
+      bindings: [uniform(rec, 'merge parameters', [entries, groups]), statistics, merged],
+      workgroups: [groups, heads.length],
+    });
+    rec.release(statistics);
+    statistics = merged;
+    entries = groups;
+  } while (entries > 1);
+
+  const scores = rec.workspace('estimate: scores', sizes.scores);
+  const diagonals = rec.workspace('estimate: diagonals', sizes.diagonals);
+  forEachTileRange(tiles, shaders.sums, [statistics, scores, diagonals]);
+  rec.release(statistics);
+  rec.dispatch({
+    stage: 'estimate',
+    shader: shaders.slashScores,
+    bindings: [uniform(rec, 'diagonal parameters', [firstPosition, tiles, keys]), diagonals, scores],
+    workgroups: [divCeil(keys, 256), heads.length],
+  });
+  rec.release(diagonals);
+  return { buffer: scores, stride: tiles * TILE_KEYS };
+}
+
+/**
+ * Records the building of the vertical-slash index of some heads (MInference, arXiv 2407.02490, section 3.2):
+ * scores ({@link recordVerticalSlashScores}), the top `verticalSize` columns and `slashSize` diagonals, and the
+ * conversion of the diagonals to runs. The format is that of shaders/lib/vertical_slash_index.wgsl, with
+ * `args = [columnRoom, runRoom]`. The host learns nothing of the result: no readback.
+ */
+export function recordVerticalSlashIndex(rec: Recorder, layer: IndexLayer, heads: readonly VerticalSlashHead[]): BuiltIndex {
+  const { keys, headDim } = layerSizes(layer);
+  const { runs } = shadersFor(layer.profile, headDim, layer.storage);
+  const entries: BuiltIndexEntry[] = [];
+  let words = 0;
+  for (const head of heads) {
+    entries.push({ indexOffset: words, args: [columnCount(keys, head), runRoom(keys, head)] });
+    words += indexWords(keys, head);
+  }
+  const buffer = rec.workspace('vertical-slash index', words * 4);
+  let entry = 0;
+  for (const batch of headBatches(layer, heads)) {
+    const scores = recordVerticalSlashScores(rec, layer, batch);
+    const lists: TopKList[] = [];
+    const runTable: number[] = [];
+    let selectedWords = 0;
+    for (const [slot, head] of batch.entries()) {
+      const columns = columnCount(keys, head);
+      const slashes = slashCount(keys, head);
+      const start = 2 * slot * scores.stride;
+      const output = selectedWords;
+      if (columns > 0) lists.push({ start, count: keys, k: columns, output });
+      lists.push({ start: start + scores.stride, count: keys, k: slashes, output: output + columns });
+      runTable.push(entries[entry]?.indexOffset ?? 0, columns, output, columns, output + columns, slashes, 0, 0);
+      selectedWords += columns + slashes;
+      entry += 1;
+    }
+    const selected = rec.workspace('selected columns and diagonals', selectedWords * 4);
+    recordTopK(rec, { scores: scores.buffer, lists, output: selected });
+    rec.release(scores.buffer);
+    rec.dispatch({
+      stage: 'convert',
+      shader: runs,
+      bindings: [table(rec, 'run heads', runTable), selected, buffer],
+      workgroups: [batch.length],
+    });
+    rec.release(selected);
+  }
+  return { buffer, entries, bytes: words * 4 };
+}

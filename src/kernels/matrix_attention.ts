@@ -1,0 +1,704 @@
+import aShape from '../../shaders/a_shape.wgsl?raw';
+import blockSparse from '../../shaders/block_sparse.wgsl?raw';
+import dense from '../../shaders/dense.wgsl?raw';
+import attentionBindings from '../../shaders/lib/attention_bindings.wgsl?raw';
+import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
+import fullTileAShape from '../../shaders/matrix/full_tile_a_shape.wgsl?raw';
+import fullTileCausal from '../../shaders/matrix/full_tile_causal.wgsl?raw';
+import fullTileVerticalSlash from '../../shaders/matrix/full_tile_vertical_slash.wgsl?raw';
+import softmax from '../../shaders/matrix/softmax.wgsl?raw';
+import storageF16 from '../../shaders/matrix/storage_f16.wgsl?raw';
+import storageF16Wide from '../../shaders/matrix/storage_f16_wide.wgsl?raw';
+import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
+import type { ShaderSpec } from '../device/pipelines.js';
+import { invalidArgument } from '../errors.js';
+import { ATTENTION_BINDINGS, type AttentionKernel } from './attention.js';
+import {
+  type MatrixTiling,
+  matrixBlockM,
+  STRIP_ROWS,
+  SUBGROUP_SIZE,
+  scoreStride,
+  stagedStride,
+  tilingProblem,
+} from './matrix_config.js';
+import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from './matrix_ops.js';
+import { prelude } from './shader_text.js';
+import type { TensorWindow } from './tensor.js';
+
+/** How a matrix kernel reads and writes tensors: `f16-wide` moves 16 bytes at a time, so every row must start on 16 bytes. */
+export type MatrixStorage = 'f16-wide' | 'f16';
+
+/** The fastest storage format that the bound tensors, which hold f16, allow. */
+export function matrixStorage(windows: readonly TensorWindow[]): MatrixStorage {
+  const aligned = windows.every((w) => w.base % 2 === 0 && w.headStride % 2 === 0 && w.rowStride % 2 === 0);
+  return aligned ? 'f16-wide' : 'f16';
+}
+
+const STORAGE: Readonly<Record<MatrixStorage, string>> = { 'f16-wide': storageF16Wide, f16: storageF16 };
+
+const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
+  dense: [dense, fullTileCausal],
+  a_shape: [aShape, fullTileAShape],
+  vertical_slash: [verticalSlashIndex, verticalSlash, fullTileVerticalSlash],
+  block_sparse: [blockSparse, fullTileCausal],
+};
+
+/** Lists 0, 1, ... count - 1. */
+function range(count: number): number[] {
+  return Array.from({ length: count }, (_, i) => i);
+}
+
+/** Joins lines and blocks of lines. */
+function text(...parts: readonly (string | readonly string[])[]): string {
+  return parts
+    .flat()
+    .filter((part) => part !== '')
+    .join('\n');
+}
+
+/** Indents by braces: the generated kernel is meant to be read. */
+function indent(code: string): string {
+  let depth = 0;
+  return code
+    .split('\n')
+    .map((raw) => {
+      const line = raw.trim();
+      const closes = /^[})]/.test(line);
+      const shown = line === '' ? '' : '  '.repeat(Math.max(0, depth - (closes ? 1 : 0))) + line;
+      const code = line.replace(/\/\/.*$/, '');
+      for (const c of code) depth += c === '{' ? 1 : c === '}' ? -1 : 0;
+      return shown;
+    })
+    .join('\n');
+}
+
+/**
+ * The matrix-tier attention kernel of a pattern: FlashAttention-2's loop on subgroup matrices, f16 inputs and
+ * probabilities, f32 scores, softmax and output.
+ *
+ *   for each tile of BLOCK_N keys:   S = Q K^T;   m' = max(m, rowmax S);   P = exp2(scale S - m')
+ *                                    l = l exp2(m - m') + rowsum P;   O = O exp2(m - m') + P V
+ *
+ * A subgroup owns `strips` strips of 16 query rows, entirely: only staging K and V needs the whole workgroup.
+ * Its scores leave the matrices through workgroup memory that no other subgroup touches (`s_tile`), where two
+ * invocations share a row; probabilities go back the same way, in place. m, l and the rare rescaling of O
+ * (when a maximum rises by more than 2^8: FlashAttention-4's lazy rescaling) are a subgroup's own decision.
+ * Tiles that every row sees entirely skip the mask.
+ *
+ * WGSL has no access to the elements of a matrix, and arrays of matrices land in local memory unless every
+ * index is a literal, so the text is generated with every matrix a variable of its own.
+ *
+ * Bindings, parameters and head entries are those of shaders/lib/attention_bindings.wgsl; the pattern's own
+ * shaders/*.wgsl says which keys each tile holds. Dispatch: one workgroup for each `matrixBlockM(tiling)` rows.
+ *
+ * @throws {@link MinferenceError} `invalid-argument` for a tiling that does not suit the kernel or head size.
+ */
+export function matrixAttentionShader(
+  kernel: AttentionKernel,
+  headDim: number,
+  storage: MatrixStorage,
+  tiling: MatrixTiling,
+  ops: MatrixOps = nativeOps(tiling.shape, tiling.sync),
+): ShaderSpec {
+  const problem = tilingProblem(kernel, headDim, tiling);
+  if (problem) throw invalidArgument('tiling', tiling, `a tiling for ${kernel} attention: ${problem}`);
+  const t = tiling;
+  const main = new KernelBody(kernel, headDim, t, ops).main();
+  const head = prelude({
+    f16: true,
+    constants: {
+      HEAD_DIM: headDim,
+      BLOCK_M: matrixBlockM(t),
+      BLOCK_N: t.keys,
+      SCORE_KEYS: t.scoreKeys,
+      THREADS: t.subgroups * SUBGROUP_SIZE,
+      D8: headDim / 8,
+      KV_STRIDE: stagedStride(headDim),
+      S_STRIDE: scoreStride(t),
+    },
+  });
+  const enables = head.slice(0, head.indexOf('const '));
+  const tag = [
+    `${matrixBlockM(t)}x${t.keys}`,
+    `r${STRIP_ROWS * t.strips}`,
+    `s${t.scoreKeys}`,
+    `q-${t.queries}`,
+    t.staging,
+    ...(t.pipelined ? ['pipelined'] : []),
+    ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
+    ops.name,
+  ].join(' ');
+  return {
+    label: `${kernel} matrix D=${headDim} ${storage} ${tag}`,
+    code: [
+      enables + ops.directives,
+      head.slice(enables.length),
+      attentionBindings,
+      STORAGE[storage],
+      softmax,
+      ops.declarations(),
+      ...SOURCES[kernel],
+      main,
+    ].join('\n'),
+    bindings: [...ATTENTION_BINDINGS, ...ops.bindings],
+  };
+}
+
+/** Writes the entry point of one kernel. */
+class KernelBody {
+  readonly #d: number;
+  readonly #t: MatrixTiling;
+  readonly #ops: MatrixOps;
+  /** Tiles hold consecutive keys, so the first one is all that staging needs. */
+  readonly #contiguous: boolean;
+  readonly #strips: readonly number[];
+  /** Matrices over the rows of a strip, over the keys in flight, over the head dimension (as columns, as depth), over keys as depth. */
+  readonly #rowMatrices: readonly number[];
+  readonly #scoreMatrices: number;
+  readonly #outputMatrices: number;
+  readonly #depth: number;
+  readonly #keyDepth: number;
+  /** Consecutive keys that one invocation handles, and how many such groups. */
+  readonly #width: number;
+  readonly #groups: readonly number[];
+
+  constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+    const { shape, scoreKeys } = tiling;
+    this.#d = headDim;
+    this.#t = tiling;
+    this.#ops = ops;
+    this.#contiguous = kernel !== 'vertical_slash';
+    this.#strips = range(tiling.strips);
+    this.#rowMatrices = range(STRIP_ROWS / shape.m);
+    this.#scoreMatrices = scoreKeys / shape.n;
+    this.#outputMatrices = headDim / shape.n;
+    this.#depth = headDim / shape.k;
+    this.#keyDepth = scoreKeys / shape.k;
+    this.#width = Math.min(16, scoreKeys / 2);
+    this.#groups = range(scoreKeys / 2 / this.#width);
+  }
+
+  /** Every (strip, row matrix) of a subgroup, with its name. */
+  #rows(): { readonly strip: number; readonly matrix: number; readonly id: string }[] {
+    return this.#strips.flatMap((strip) =>
+      this.#rowMatrices.map((matrix) => ({ strip, matrix, id: `${strip}${this.#rowMatrices.length > 1 ? `_${matrix}` : ''}` })),
+    );
+  }
+
+  #rowsOf(strip: number): { readonly matrix: number; readonly id: string }[] {
+    return this.#rows().filter((r) => r.strip === strip);
+  }
+
+  /** Offset in `s_tile` of a matrix of a strip whose first column lies `words` into the row. */
+  #at(strip: number, matrix: number, words: Index): string {
+    const rows = matrix * this.#t.shape.m;
+    return `strip_${strip}${rows > 0 ? ` + ${rows}u * S_STRIDE` : ''}${words === 0 ? '' : ` + ${wgsl(words)}`}`;
+  }
+
+  main(): string {
+    const t = this.#t;
+    const buffers = t.staging === 'double' ? 2 : 1;
+    const registers = t.queries === 'registers';
+    const body = text(
+      `var<workgroup> k_tile: array<vec4<u32>, ${buffers}u * BLOCK_N * KV_STRIDE>;`,
+      `var<workgroup> v_tile: array<vec4<u32>, ${buffers}u * BLOCK_N * KV_STRIDE>;`,
+      '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
+      'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
+      registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
+      this.#contiguous
+        ? ''
+        : '// Keys of this tile, the next one and the one before.\nvar<workgroup> tile_keys: array<u32, 3u * BLOCK_N>;',
+      '',
+      '@compute @workgroup_size(THREADS)',
+      `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.#ops.builtins ? `, ${this.#ops.builtins}` : ''}) {`,
+      this.#ops.prologue,
+      `let entry = heads[params.head_start + workgroup.y];
+let row0 = (params.row_tile_end - 1u - workgroup.x) * BLOCK_M;
+let last_key = last_position(row0, BLOCK_M);
+let q_head = params.q_base + entry.head * params.q_head_stride;
+let k_head = params.k_base + entry.kv_head * params.k_head_stride;
+let v_head = params.v_base + entry.kv_head * params.v_head_stride;
+let scale = max(abs(params.scale_log2), SCALE_MIN);
+let sign_flip = select(0u, 0x80008000u, params.scale_log2 < 0.0);`,
+      '// This invocation works on half `lane % 2` of row `lane / 2` of each strip.',
+      `let strip_row = lane / 2u;
+let half = lane % 2u;`,
+      this.#strips.map(
+        (s) => `let strip_${s} = (subgroup * ${t.strips}u + ${s}u) * ${STRIP_ROWS}u * S_STRIDE;
+let row_${s} = row0 + (subgroup * ${t.strips}u + ${s}u) * ${STRIP_ROWS}u + strip_row;
+let s_row_${s} = strip_${s} + strip_row * S_STRIDE;
+var m_${s} = M_START;
+var l_${s} = 0.0;`,
+      ),
+      registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
+      this.#rows().map(({ id }) => this.#ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
+      'let tiles = tile_count(entry, row0);',
+      this.#loop(),
+      this.#epilogue(),
+      '}',
+    );
+    return indent(body);
+  }
+
+  // ---- queries
+
+  #queriesToRegisters(): string {
+    const ops = this.#ops;
+    const { k } = this.#t.shape;
+    return text(
+      '// Queries pass through s_tile into registers.',
+      this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.#depth)),
+      this.#strips.map((s) =>
+        // A row of s_tile holds twice as many halves as scores.
+        this.#eachGroup(2 * this.#t.scoreKeys, (start, columns) =>
+          text(
+            ops.sync(),
+            `for (var i = half; i < ${columns / 8}u; i += 2u) {
+var x = vec4<u32>();
+if (row_${s} < params.n_q) {
+x = load_q(q_head + row_${s} * params.q_row_stride + ${wgsl(times(start, columns / 4))} + 2u * i) ^ vec4<u32>(sign_flip);
+}
+s_tile[s_row_${s} + i] = x;
+}`,
+            ops.sync(),
+            this.#rowsOf(s).map(({ id, matrix }) =>
+              ops.each('c', columns / k, (c) => {
+                const left = ops.load('Left', 's_tile', this.#at(s, matrix, times(c, k / 8)), 'S_STRIDE', 'row_major');
+                return ops.set(`q_${id}`, plus(times(start, columns / k), c), left);
+              }),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
+  #queriesToWorkgroup(): string {
+    return `for (var i = thread; i < BLOCK_M * D8; i += THREADS) {
+let row = i / D8;
+let d = i % D8;
+var x = vec4<u32>();
+if (row0 + row < params.n_q) {
+x = load_q(q_head + (row0 + row) * params.q_row_stride + 2u * d) ^ vec4<u32>(sign_flip);
+}
+q_tile[row * KV_STRIDE + d] = x;
+}`;
+  }
+
+  // ---- keys and staging
+
+  /** Statement that computes and publishes the keys of a tile, for patterns that gather. */
+  #publishKeys(tile: string): string {
+    if (this.#contiguous) return '';
+    return `if (thread < BLOCK_N) {
+tile_keys[(${tile} % 3u) * BLOCK_N + thread] = key_at(entry, row0, ${tile}, thread);
+}`;
+  }
+
+  #publishKeysIf(tile: string): string {
+    if (this.#contiguous) return '';
+    return `if (${tile} < tiles) {\n${this.#publishKeys(tile)}\n}`;
+  }
+
+  /** Calls `visit` for each 16-byte word that an invocation stages of a tile. */
+  #eachWord(visit: (i: number, guardStart: string, guardEnd: string) => string): string {
+    const words = (this.#t.keys * this.#d) / 8;
+    const threads = this.#t.subgroups * SUBGROUP_SIZE;
+    return text(
+      range(Math.ceil(words / threads)).map((i) => {
+        const partial = (i + 1) * threads > words;
+        return visit(i, partial ? `if (thread + ${i * threads}u < BLOCK_N * D8) {` : '', partial ? '}' : '');
+      }),
+    );
+  }
+
+  #slot(i: number): { readonly slot: string; readonly d: string } {
+    const threads = this.#t.subgroups * SUBGROUP_SIZE;
+    const d8 = this.#d / 8;
+    if (threads % d8 === 0) return { slot: `(thread / D8${i > 0 ? ` + ${(i * threads) / d8}u` : ''})`, d: '(thread % D8)' };
+    const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
+    return { slot: `(${word} / D8)`, d: `(${word} % D8)` };
+  }
+
+  /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`. */
+  #fetch(tensor: 'k' | 'v', tile: string): string {
+    return text(
+      this.#contiguous
+        ? `let ${tensor}_key0 = key_at(entry, row0, ${tile}, 0u);`
+        : `let ${tensor}_keys = (${tile} % 3u) * BLOCK_N;`,
+      this.#eachWord((i, start, end) => {
+        const { slot, d } = this.#slot(i);
+        return text(
+          `${tensor}_next_${i} = vec4<u32>();`,
+          start,
+          `{
+let key = ${this.#contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`};
+if (key <= last_key) {
+${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row_stride + 2u * ${d});
+}
+}`,
+          end,
+        );
+      }),
+    );
+  }
+
+  #declareFetched(tensor: 'k' | 'v'): string {
+    return this.#eachWord((i) => `var ${tensor}_next_${i} = vec4<u32>();`);
+  }
+
+  /** Stores the words that {@link #fetch} loaded. */
+  #stage(tensor: 'k' | 'v', buffer = ''): string {
+    return this.#eachWord((i, start, end) => {
+      const { slot, d } = this.#slot(i);
+      return text(start, `${tensor}_tile[${buffer}${slot} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
+    });
+  }
+
+  // ---- the loop
+
+  #loop(): string {
+    const t = this.#t;
+    const fetchBoth = (tile: string): string => text(this.#fetch('k', tile), this.#fetch('v', tile));
+    const declareBoth = text(this.#declareFetched('k'), this.#declareFetched('v'));
+    const barrier = 'workgroupBarrier();';
+    const tileLoop = (...parts: string[]): string => text('for (var tile = 0u; tile < tiles; tile++) {', ...parts, '}');
+    switch (t.staging) {
+      case 'single':
+        return text(
+          this.#publishKeys('0u'),
+          tileLoop(
+            barrier,
+            `{\n${declareBoth}\n${fetchBoth('tile')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
+            this.#publishKeysIf('(tile + 1u)'),
+            barrier,
+            this.#compute(''),
+          ),
+        );
+      case 'prefetch':
+        return text(
+          this.#publishKeys('0u'),
+          this.#contiguous ? '' : barrier,
+          declareBoth,
+          `{\n${fetchBoth('0u')}\n}`,
+          this.#publishKeysIf('1u'),
+          tileLoop(
+            barrier,
+            this.#stage('k'),
+            this.#stage('v'),
+            barrier,
+            `if (tile + 1u < tiles) {\n${fetchBoth('(tile + 1u)')}\n}`,
+            this.#publishKeysIf('(tile + 2u)'),
+            this.#compute(''),
+          ),
+        );
+      case 'double':
+        return text(
+          this.#publishKeys('0u'),
+          this.#contiguous ? '' : barrier,
+          declareBoth,
+          `{\n${fetchBoth('0u')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
+          this.#publishKeysIf('1u'),
+          tileLoop(
+            barrier,
+            'let buffer = (tile % 2u) * BLOCK_N * KV_STRIDE;\nlet next_buffer = BLOCK_N * KV_STRIDE - buffer;',
+            `if (tile + 1u < tiles) {\n${fetchBoth('(tile + 1u)')}\n}`,
+            this.#publishKeysIf('(tile + 2u)'),
+            this.#compute('buffer + '),
+            `if (tile + 1u < tiles) {\n${this.#stage('k', 'next_buffer + ')}\n${this.#stage('v', 'next_buffer + ')}\n}`,
+          ),
+        );
+      case 'alternate':
+        return text(
+          this.#publishKeys('0u'),
+          this.#contiguous ? '' : barrier,
+          `{\n${this.#declareFetched('k')}\n${this.#fetch('k', '0u')}\n${this.#stage('k')}\n}`,
+          this.#publishKeysIf('1u'),
+          tileLoop(
+            barrier,
+            this.#declareFetched('v'),
+            `{\n${this.#fetch('v', 'tile')}\n}`,
+            this.#scores('', '0u'),
+            this.#storeScores(),
+            this.#softmax('0u'),
+            this.#stage('v'),
+            barrier,
+            this.#declareFetched('k'),
+            `if (tile + 1u < tiles) {\n${this.#fetch('k', '(tile + 1u)')}\n}`,
+            this.#publishKeysIf('(tile + 2u)'),
+            this.#output('', '0u'),
+            `if (tile + 1u < tiles) {\n${this.#stage('k')}\n}`,
+          ),
+        );
+    }
+  }
+
+  /** Scores, softmax and output of a staged tile, `scoreKeys` keys at a time. `buffer` is an offset's first term. */
+  #compute(buffer: string): string {
+    const t = this.#t;
+    const parts = t.keys / t.scoreKeys;
+    if (t.pipelined) {
+      return text(
+        this.#scores(buffer, '0u'),
+        range(parts).map((part) => {
+          const key = `${part * t.scoreKeys}u`;
+          return text(
+            this.#storeScores(),
+            part + 1 < parts ? this.#scores(buffer, `${(part + 1) * t.scoreKeys}u`, false) : '',
+            this.#softmax(key),
+            this.#output(buffer, key),
+          );
+        }),
+      );
+    }
+    const step = (key: string): string =>
+      text(this.#scores(buffer, key), this.#storeScores(), this.#softmax(key), this.#output(buffer, key));
+    if (parts === 1) return step('0u');
+    return text('for (var key = 0u; key < BLOCK_N; key += SCORE_KEYS) {', step('key'), '}');
+  }
+
+  /** S = Q K^T for the keys from `key` on, into s_<rows>. */
+  #scores(buffer: string, key: string, declare = true): string {
+    const { shape, queries, strips } = this.#t;
+    const ops = this.#ops;
+    const rows = this.#rows();
+    const rowOf = (strip: number, matrix: number): string =>
+      `((subgroup * ${strips}u + ${strip}u) * ${STRIP_ROWS}u + ${matrix * shape.m}u)`;
+    return text(
+      '// S = Q K^T',
+      rows.map(({ id }) =>
+        declare
+          ? ops.declare(`s_${id}`, 'Result', this.#scoreMatrices)
+          : ops.each('n', this.#scoreMatrices, (n) => ops.set(`s_${id}`, n, ops.zero())),
+      ),
+      ops.each('c', this.#depth, (c) => {
+        const word = times(c, shape.k / 8);
+        return text(
+          rows.map(({ strip, matrix, id }) => {
+            const offset = `${rowOf(strip, matrix)} * KV_STRIDE + ${wgsl(word)}`;
+            const left =
+              queries === 'registers' ? ops.get(`q_${id}`, c) : ops.load('Left', 'q_tile', offset, 'KV_STRIDE', 'row_major');
+            return `let left_${id} = ${left};`;
+          }),
+          ops.each('n', this.#scoreMatrices, (n) =>
+            text(
+              `let right = ${ops.load('Right', 'k_tile', `${buffer}(${key} + ${wgsl(times(n, shape.n))}) * KV_STRIDE + ${wgsl(word)}`, 'KV_STRIDE', 'col_major')};`,
+              rows.map(({ id }) => ops.set(`s_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`s_${id}`, n)))),
+            ),
+          ),
+        );
+      }),
+    );
+  }
+
+  #storeScores(): string {
+    const ops = this.#ops;
+    return text(
+      ops.sync(),
+      this.#rows().map(({ strip, matrix, id }) =>
+        ops.each('n', this.#scoreMatrices, (n) =>
+          ops.store('s_tile', this.#at(strip, matrix, times(n, this.#t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
+        ),
+      ),
+      ops.sync(),
+    );
+  }
+
+  /** Offset from a row's start of the vec4 j of this invocation's group g of scores. */
+  #scoreWord(g: number, j: number): string {
+    return `${this.#width / 4}u * (${2 * g}u + half) + ${j}u`;
+  }
+
+  /** Online softmax of the scores of the keys from `key` on: s_tile's f32 scores become f16 probabilities, in place. */
+  #softmax(key: string): string {
+    const words = this.#width / 4;
+    const each = this.#groups.flatMap((g) => range(words).map((j) => ({ g, j, id: `x_${g}_${j}` })));
+    const full = this.#contiguous ? 'key_at(entry, row0, tile, 0u)' : 'tile_keys[(tile % 3u) * BLOCK_N]';
+    const inPlace = this.#width === 16;
+    return text(
+      '// P = exp2(scale S - m)',
+      `let full_${this.#keyName(key)} = tile_is_full(entry, row0, tile, ${full});`,
+      this.#strips.map((s) =>
+        text(
+          '{',
+          each.map(({ g, j, id }) => `var ${id} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(g, j)}]);`),
+          `if (!full_${this.#keyName(key)}) {
+let position = params.q_offset + row_${s};`,
+          each.map(({ g, j, id }) => {
+            const slot = `${key} + ${this.#width}u * (${2 * g}u + half) + ${4 * j}u`;
+            const one = (i: number): string => `is_visible(entry, position, ${this.#keyAt(`${slot} + ${i}u`)})`;
+            return `${id} = select(vec4<f32>(MASKED), ${id}, vec4<bool>(${range(4).map(one).join(', ')}));`;
+          }),
+          '}',
+          `let top_${s} = ${this.#tree(
+            each.map(({ id }) => id),
+            (a, b) => `max(${a}, ${b})`,
+          )};`,
+          `let own_max_${s} = max_of(top_${s});`,
+          `let m_new_${s} = max(m_${s}, scale * ${this.#ops.pairMax(`own_max_${s}`)});`,
+          this.#ops.any(`rises_${s}`, `m_new_${s} > m_${s} + MAX_RISE`),
+          `if (rises_${s}) {`,
+          this.#rescale(s),
+          '}',
+          each.map(({ id }) => `${id} = exp2(fma(${id}, vec4<f32>(scale), vec4<f32>(-m_${s})));`),
+          `l_${s} += sum_of(${this.#tree(
+            each.map(({ id }) => id),
+            (a, b) => `(${a} + ${b})`,
+          )});`,
+          inPlace ? '' : this.#ops.sync(),
+          this.#groups.flatMap((g) =>
+            range(words / 2).map((u) => {
+              const at = inPlace ? this.#scoreWord(g, u) : 'half';
+              return `s_tile[s_row_${s} + ${at}] = pack_halves(x_${g}_${2 * u}, x_${g}_${2 * u + 1});`;
+            }),
+          ),
+          '}',
+        ),
+      ),
+      this.#ops.sync(),
+    );
+  }
+
+  #keyName(key: string): string {
+    return key.replace(/\W/g, '');
+  }
+
+  /** The key in a slot of the tile. */
+  #keyAt(slot: string): string {
+    return this.#contiguous ? `key_at(entry, row0, tile, ${slot})` : `tile_keys[(tile % 3u) * BLOCK_N + ${slot}]`;
+  }
+
+  /** Combines terms pairwise. */
+  #tree(terms: readonly string[], combine: (a: string, b: string) => string): string {
+    if (terms.length === 1) return terms[0] as string;
+    const middle = Math.ceil(terms.length / 2);
+    return combine(this.#tree(terms.slice(0, middle), combine), this.#tree(terms.slice(middle), combine));
+  }
+
+  /**
+   * Visits the head dimension `width` columns at a time, and what remains at the end. `start` counts groups of
+   * `columns`.
+   */
+  #eachGroup(width: number, visit: (start: Index, columns: number) => string): string {
+    const whole = Math.floor(this.#d / width);
+    let rest = this.#d - whole * width;
+    const parts = [whole > 0 ? this.#ops.each('g', whole, (g) => visit(g, width)) : ''];
+    // The rest in groups that its start is a multiple of.
+    for (let columns = width / 2; rest > 0; columns /= 2) {
+      if (rest < columns) continue;
+      parts.push(`{\n${visit((this.#d - rest) / columns, columns)}\n}`);
+      rest -= columns;
+    }
+    return text(parts);
+  }
+
+  /** Visits the output matrices of a strip that hold a group of columns, with their offsets in `s_tile`. */
+  #eachOutput(
+    strip: number,
+    start: Index,
+    columns: number,
+    visit: (list: string, index: Index, offset: string) => string,
+  ): string {
+    const { n } = this.#t.shape;
+    return text(
+      this.#rowsOf(strip).map(({ matrix, id }) =>
+        this.#ops.each('n', columns / n, (i) =>
+          visit(`o_${id}`, plus(times(start, columns / n), i), this.#at(strip, matrix, times(i, n / 4))),
+        ),
+      ),
+    );
+  }
+
+  /** Stores a group of output columns into s_tile, between syncs. */
+  #spill(strip: number, start: Index, columns: number): string {
+    const ops = this.#ops;
+    return text(
+      ops.sync(),
+      this.#eachOutput(strip, start, columns, (list, i, offset) => ops.store('s_tile', offset, ops.get(list, i), 'S_STRIDE')),
+      ops.sync(),
+    );
+  }
+
+  /** Moves a strip to new maxima: rescales l and, through s_tile, the output. */
+  #rescale(strip: number): string {
+    const ops = this.#ops;
+    return text(
+      `let alpha = exp2(m_${strip} - m_new_${strip});
+m_${strip} = m_new_${strip};
+l_${strip} *= alpha;`,
+      this.#eachGroup(this.#t.scoreKeys, (start, columns) =>
+        text(
+          this.#spill(strip, start, columns),
+          `for (var i = half; i < ${columns / 4}u; i += 2u) {
+s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_${strip} + i]) * alpha);
+}`,
+          ops.sync(),
+          this.#eachOutput(strip, start, columns, (list, i, offset) =>
+            ops.set(list, i, ops.load('Result', 's_tile', offset, 'S_STRIDE', 'row_major')),
+          ),
+        ),
+      ),
+      ops.sync(),
+    );
+  }
+
+  /** O += P V for the keys from `key` on. */
+  #output(buffer: string, key: string): string {
+    const { shape } = this.#t;
+    const ops = this.#ops;
+    const rows = this.#rows();
+    return text(
+      '// O += P V',
+      range(this.#keyDepth).map((c) => {
+        const first = c * shape.k;
+        // Probabilities lie at the start of the scores they came from, in groups of 16 keys.
+        const word = this.#width === 16 ? Math.floor(first / 16) * 4 + (first % 16) / 8 : first / 8;
+        return text(
+          '{',
+          rows.map(
+            ({ strip, matrix, id }) =>
+              `let left_${id} = ${ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')};`,
+          ),
+          ops.each('n', this.#outputMatrices, (n) =>
+            text(
+              `let right = ${ops.load('Right', 'v_tile', `${buffer}(${key} + ${first}u) * KV_STRIDE + ${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
+              rows.map(({ id }) => ops.set(`o_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`o_${id}`, n)))),
+            ),
+          ),
+          '}',
+        );
+      }),
+    );
+  }
+
+  /** O / l to memory, and the log-sum-exp. */
+  #epilogue(): string {
+    return text(
+      this.#strips.map((s) =>
+        text(
+          '{',
+          `let l = ${this.#ops.pairSum(`l_${s}`)};
+let inv_l = 1.0 / l;`,
+          this.#eachGroup(this.#t.scoreKeys, (start, columns) =>
+            text(
+              this.#spill(s, start, columns),
+              `if (row_${s} < params.n_q) {
+let to = params.o_base + entry.head * params.o_head_stride + row_${s} * params.o_row_stride + ${wgsl(times(start, columns / 4))};
+for (var i = half; i < ${columns / 8}u; i += 2u) {
+let a = bitcast<vec4<f32>>(s_tile[s_row_${s} + 2u * i]) * inv_l;
+let b = bitcast<vec4<f32>>(s_tile[s_row_${s} + 2u * i + 1u]) * inv_l;
+store_o(to + 2u * i, a, b);
+}
+}`,
+            ),
+          ),
+          `if (half == 0u && row_${s} < params.n_q && params.write_lse != 0u) {
+lse[params.lse_base + entry.head * params.n_q + row_${s}] = LN2 * (m_${s} + log2(l));
+}`,
+          '}',
+        ),
+      ),
+    );
+  }
+}

@@ -1,0 +1,116 @@
+import type { BindingKind } from '../device/pipelines.js';
+import type { MatrixShape, MatrixTiling } from './matrix_config.js';
+
+/** A workgroup array of `vec4<u32>` that matrices are loaded from. */
+export type TileArray = 'q_tile' | 'k_tile' | 'v_tile' | 's_tile';
+
+/** A position in a list of matrices: known when the text is written, or a WGSL expression in a loop. */
+export type Index = number | string;
+
+/** A position as a WGSL expression. */
+export function wgsl(index: Index): string {
+  return typeof index === 'number' ? `${index}u` : index;
+}
+
+/** `index * factor`. */
+export function times(index: Index, factor: number): Index {
+  return typeof index === 'number' ? index * factor : `(${index} * ${factor}u)`;
+}
+
+/** `a + b`. */
+export function plus(a: Index, b: Index): Index {
+  if (typeof a === 'number' && typeof b === 'number') return a + b;
+  return `(${wgsl(a)} + ${wgsl(b)})`;
+}
+
+/**
+ * How the generator of {@link matrixAttentionShader} writes what plain WGSL lacks. Offsets and strides count
+ * the arrays' vec4<u32> elements, 8 f16 or 4 f32.
+ */
+export interface MatrixOps {
+  /** For the shader's label. */
+  readonly name: string;
+  /** Bindings after those of every attention kernel. */
+  readonly bindings: readonly BindingKind[];
+  /** `enable` and `diagnostic` directives beside `enable f16`. */
+  readonly directives: string;
+  /** Parameters of the entry point that `prologue` uses. */
+  readonly builtins: string;
+  /** Statements that define `lane` (0 to 31) and `subgroup`. */
+  readonly prologue: string;
+  /** Types `Left`, `Right` and `Result` and whatever the other members call. Ask after everything else. */
+  declarations(): string;
+  load(
+    type: 'Left' | 'Right' | 'Result',
+    array: TileArray,
+    offset: string,
+    stride: string,
+    order: 'row_major' | 'col_major',
+  ): string;
+  store(array: TileArray, offset: string, value: string, stride: string): string;
+  multiplyAdd(left: string, right: string, result: string): string;
+  /** A result of zeros. Matrices must be initialised explicitly: a bare declaration in a loop keeps old values. */
+  zero(): string;
+  /** Declares a list of `count` matrices. */
+  declare(name: string, type: 'Left' | 'Result', count: number): string;
+  /** One matrix of a list, and the statement that replaces it. */
+  get(name: string, index: Index): string;
+  set(name: string, index: Index, value: string): string;
+  /** Statements for each index from 0 on: written out, or as a loop. */
+  each(variable: string, count: number, body: (index: Index) => string): string;
+  /** Orders the workgroup memory accesses of a subgroup's invocations; empty where nothing is needed. */
+  sync(): string;
+  /** The greater of an f32 of two neighbouring invocations; the sum of two. */
+  pairMax(x: string): string;
+  pairSum(x: string): string;
+  /** Statements that declare `name`: whether the condition holds for any invocation of the subgroup, or of the workgroup. */
+  any(name: string, condition: string): string;
+}
+
+/** Statements of {@link MatrixOps.any} for the whole workgroup, and the declaration that they need. */
+export const WORKGROUP_ANY = {
+  declaration: 'var<workgroup> any_step: atomic<u32>;',
+  prologue: 'var step = 0u;',
+  statements: (name: string, condition: string): string => `step += 1u;
+if (${condition}) {
+  atomicStore(&any_step, step);
+}
+let ${name} = workgroupUniformLoad(&any_step) == step;`,
+};
+
+/** The real thing: `chromium_experimental_subgroup_matrix`. */
+export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): MatrixOps {
+  const { m, n, k } = shape;
+  const barrier = sync === 'workgroup';
+  return {
+    name: `${m}x${n}x${k} ${sync}`,
+    bindings: [],
+    directives: [
+      'enable subgroups;',
+      'enable chromium_experimental_subgroup_matrix;',
+      'diagnostic(off, subgroup_uniformity);',
+      'diagnostic(off, chromium.subgroup_matrix_uniformity);',
+    ].join('\n'),
+    builtins: '@builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32',
+    prologue: barrier ? WORKGROUP_ANY.prologue : '',
+    declarations: () =>
+      [
+        `alias Left = subgroup_matrix_left<f16, ${k}, ${m}>;`,
+        `alias Right = subgroup_matrix_right<f16, ${n}, ${k}>;`,
+        `alias Result = subgroup_matrix_result<f32, ${n}, ${m}>;`,
+        ...(barrier ? [WORKGROUP_ANY.declaration] : []),
+      ].join('\n'),
+    load: (type, array, offset, stride, order) => `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${offset}, ${stride})`,
+    store: (array, offset, value, stride) => `subgroupMatrixStore<row_major>(&${array}, ${offset}, ${value}, ${stride});`,
+    multiplyAdd: (left, right, result) => `subgroupMatrixMultiplyAccumulate(${left}, ${right}, ${result})`,
+    zero: () => 'Result()',
+    declare: (name, type, count) => Array.from({ length: count }, (_, i) => `var ${name}_${i} = ${type}();`).join('\n'),
+    get: (name, index) => `${name}_${index}`,
+    set: (name, index, value) => `${name}_${index} = ${value};`,
+    each: (_, count, body) => Array.from({ length: count }, (_, i) => `{\n${body(i)}\n}`).join('\n'),
+    sync: () => (barrier ? 'workgroupBarrier();' : ''),
+    pairMax: (x) => `max(${x}, subgroupShuffleXor(${x}, 1u))`,
+    pairSum: (x) => `${x} + subgroupShuffleXor(${x}, 1u)`,
+    any: (name, condition) => (barrier ? WORKGROUP_ANY.statements(name, condition) : `let ${name} = subgroupAny(${condition});`),
+  };
+}

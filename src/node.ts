@@ -1,0 +1,6 @@
+/**
+ * Opens WebGPU devices in Node, through Dawn.
+ *
+ * @packageDocumentation
+ */
+export { createNodeGpu, type OpenNodeDeviceOptions, openNodeDevice } from './device/node.js';

@@ -1,0 +1,354 @@
+import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
+import attentionMapShader from '../../shaders/patterns/attention_map.wgsl?raw';
+import compareShader from '../../shaders/patterns/compare.wgsl?raw';
+import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
+import { BufferPool } from '../device/pool.js';
+import { Recorder } from '../device/recorder.js';
+import { checkInteger, invalidArgument } from '../errors.js';
+import { dispatchFlops, divCeil, f32Bits, stagedDimensions, uniform } from '../index/layer.js';
+import { prelude, storageFormat, storageLibrary } from '../kernels/shader_text.js';
+import { BYTES, bindWindow, type Tensor } from '../kernels/tensor.js';
+import type { SparsePrefill } from '../scheduler/prefill.js';
+import { encodeSteps } from '../scheduler/submit.js';
+import type { AttentionLayer, HeadIndex, HeadPattern, HeadReport } from '../scheduler/types.js';
+import { type ResolvedLayer, resolveLayer } from '../scheduler/validate.js';
+
+/** A layer to measure patterns on: its inputs, without outputs and patterns. */
+export type MeasuredLayer = Omit<AttentionLayer, 'o' | 'lse' | 'patterns'>;
+
+/** How well one head's sparse attention stands for the dense one. */
+export interface HeadQuality {
+  readonly head: number;
+  readonly pattern: HeadPattern;
+  /** The index that the head used. */
+  readonly index: HeadIndex;
+  /** Query-key pairs that the head computed over the causal total, 0 to 1. */
+  readonly density: number;
+  /** Share of the dense attention mass that the index keeps, mean over the rows, 0 to 1. */
+  readonly recall: number;
+  /** The least share of any row. */
+  readonly worstRecall: number;
+  /** Relative error of the output: `||o_sparse - o_dense|| / ||o_dense||` over the rows. */
+  readonly error: number;
+  /** Share that each row keeps, `[seqLen]`, when asked for. */
+  readonly rowRecall?: Float32Array;
+}
+
+/** Result of {@link RecallMeter.measure}. */
+export interface LayerQuality {
+  readonly heads: readonly HeadQuality[];
+  /** GPU time of the sparse layer, index building included, where the device has timestamps. */
+  readonly gpuMs?: number;
+}
+
+/** Options of {@link RecallMeter.measure}. */
+export interface MeasureOptions {
+  /** Rows before this one are left out: short rows keep everything anyhow. Default 0. */
+  readonly firstRow?: number;
+  /** Also return the share that each row keeps. */
+  readonly perRow?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** A picture of one head: what it attends to, at the resolution of square cells. */
+export interface AttentionMap {
+  readonly head: number;
+  /** Rows and keys of a cell. */
+  readonly cell: number;
+  /** Cells along the rows (queries of this call). */
+  readonly rows: number;
+  /** Cells along the keys. */
+  readonly keys: number;
+  /** `[rows, keys]`: share of their attention that the rows of a cell give to its keys, mean over the rows. Each row of cells sums to 1. */
+  readonly values: Float32Array;
+}
+
+/** The dense attention of a layer, that patterns are measured against. Holds GPU memory until destroyed. */
+export interface DenseReference {
+  readonly layer: MeasuredLayer;
+  /** GPU time of the dense layer, where the device has timestamps. */
+  readonly gpuMs?: number;
+  /** The layer with everything filled in; `o` and `lse` are the dense ones. */
+  readonly resolved: ResolvedLayer;
+  destroy(): void;
+}
+
+const STORAGE = 0x80;
+const COPY_SRC = 0x04;
+
+/**
+ * Measures how much of the dense attention a pattern keeps, on the GPU and exactly: both the dense and the
+ * sparse kernel give each row's log-sum-exp of the scores they saw, and the sparse ones saw a subset of the
+ * keys, so `exp(lse_sparse - lse_dense)` is the share of the row's attention mass that was kept.
+ *
+ * ```ts
+ * const meter = new RecallMeter(prefill);
+ * const dense = await meter.reference(layer);
+ * const { heads } = await meter.measure(dense, { kind: 'vertical_slash', verticalSize: 500, slashSize: 700 });
+ * const map = await meter.attentionMap(dense, 0);
+ * dense.destroy();
+ * ```
+ */
+export class RecallMeter {
+  readonly #prefill: SparsePrefill;
+  readonly #pipelines: PipelineCache;
+  readonly #pool: BufferPool;
+
+  constructor(prefill: SparsePrefill) {
+    this.#prefill = prefill;
+    this.#pipelines = new PipelineCache(prefill.device);
+    this.#pool = new BufferPool(prefill.device);
+  }
+
+  /** Runs the layer densely and keeps output and log-sum-exp. */
+  async reference(layer: MeasuredLayer, options: { readonly signal?: AbortSignal } = {}): Promise<DenseReference> {
+    const outputs = this.#outputs(layer);
+    try {
+      const full: AttentionLayer = { ...layer, ...outputs, patterns: { kind: 'dense' } };
+      const report = await this.#prefill.run(packed(full), { timestamps: true, ...options });
+      const resolved = resolveLayer(this.#prefill.profile, packed(full));
+      return {
+        layer,
+        resolved,
+        ...(report.gpuMs === undefined ? {} : { gpuMs: report.gpuMs }),
+        destroy: () => destroyAll(outputs),
+      };
+    } catch (error) {
+      destroyAll(outputs);
+      throw error;
+    }
+  }
+
+  /** Runs the layer with these patterns and compares it with the dense one. */
+  async measure(
+    dense: DenseReference,
+    patterns: HeadPattern | readonly HeadPattern[],
+    options: MeasureOptions = {},
+  ): Promise<LayerQuality> {
+    const { firstRow = 0, perRow = false, signal } = options;
+    const { numHeads, seqLen } = dense.resolved;
+    checkInteger('firstRow', firstRow, 0, seqLen - 1);
+    const outputs = this.#outputs(dense.layer);
+    try {
+      const layer = packed({ ...dense.layer, ...outputs, patterns });
+      const report = await this.#prefill.run(layer, { inspect: true, timestamps: true, ...(signal ? { signal } : {}) });
+      const sparse = resolveLayer(this.#prefill.profile, layer);
+      const { sums, rows } = await this.#compare(dense.resolved, sparse, firstRow, perRow);
+      const chunks = divCeil(seqLen, 64);
+      const heads = (report.heads ?? []).map((head): HeadQuality => {
+        const own = sums.subarray(4 * chunks * head.head, 4 * chunks * (head.head + 1));
+        const rowRecall = rows?.slice(seqLen * head.head, seqLen * (head.head + 1));
+        return { ...described(head), ...foldSums(own, seqLen - firstRow), ...(rowRecall ? { rowRecall } : {}) };
+      });
+      if (heads.length !== numHeads) throw invalidArgument('patterns', patterns, `one pattern for each of ${numHeads} heads`);
+      return { heads, ...(report.gpuMs === undefined ? {} : { gpuMs: report.gpuMs }) };
+    } finally {
+      destroyAll(outputs);
+    }
+  }
+
+  /**
+   * Where one head's attention goes, averaged over square cells. For drawing: at most `size` cells a side.
+   *
+   * @param size - most cells along the longer side; default 128.
+   */
+  async attentionMap(dense: DenseReference, head: number, size = 128): Promise<AttentionMap> {
+    const { device, profile } = this.#prefill;
+    const layer = dense.resolved;
+    checkInteger('head', head, 0, layer.numHeads - 1);
+    checkInteger('size', size, 1, 4096);
+    const visible = layer.queryOffset + layer.seqLen;
+    let cell = 8;
+    while (visible > cell * size) cell *= 2;
+    const rows = divCeil(layer.seqLen, cell);
+    const keys = divCeil(visible, cell);
+    const kvHead = Math.floor((head * layer.numKvHeads) / layer.numHeads);
+    const q = bindWindow(device, 'q', layer.q, head, head + 1);
+    const k = bindWindow(device, 'k', layer.k, kvHead, kvHead + 1);
+    const lse = lseWindow(layer, head);
+    const storage = storageFormat(profile, layer.q.dtype);
+    const staged = stagedDimensions(profile);
+    const shader: ShaderSpec = {
+      label: `attention map D=${layer.headDim} ${storage} d${staged}`,
+      code: [
+        prelude({ f16: storage === 'f16', constants: { HEAD_DIM: layer.headDim, D_CHUNK: staged } }),
+        storageLibrary(storage),
+        scoreTile,
+        attentionMapShader,
+      ].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'read', 'write'],
+    };
+    await this.#pipelines.prepare([shader]);
+    const rec = new Recorder(device, this.#pool, this.#pipelines);
+    try {
+      const map = rec.workspace('attention map', rows * keys * 4);
+      const groupRows = Math.max(cell, 64);
+      const groupKeys = Math.max(cell, 128);
+      const groups = divCeil(layer.seqLen, groupRows);
+      const flops = groupRows * visible * layer.headDim * 2;
+      const atOnce = Math.max(1, Math.floor(dispatchFlops(profile) / flops));
+      for (let first = 0; first < groups; first += atOnce) {
+        const params = uniform(rec, 'map parameters', [
+          layer.seqLen,
+          layer.queryOffset,
+          cell,
+          rows,
+          keys,
+          f32Bits(layer.scale * Math.LOG2E),
+          q.base + head * q.headStride,
+          q.rowStride,
+          k.base + kvHead * k.headStride,
+          k.rowStride,
+          lse.base,
+          first,
+        ]);
+        rec.dispatch({
+          stage: 'estimate',
+          shader,
+          bindings: [params, q.range, k.range, lse.range, map],
+          workgroups: [divCeil(visible, groupKeys), Math.min(atOnce, groups - first)],
+          flops: flops * atOnce,
+        });
+      }
+      const values = new Float32Array(await this.#submitAndRead(rec, map, rows * keys * 4));
+      return { head, cell, rows, keys, values };
+    } finally {
+      rec.releaseAll();
+    }
+  }
+
+  /** Frees the meter's workspace. References are destroyed on their own. */
+  destroy(): void {
+    this.#pool.destroy();
+  }
+
+  /** Output buffers of a run of this layer. */
+  #outputs(layer: MeasuredLayer): { readonly o: GPUBuffer; readonly lse: GPUBuffer } {
+    const { device } = this.#prefill;
+    const rows = layer.numHeads * layer.seqLen;
+    const buffer = (label: string, size: number): GPUBuffer =>
+      device.createBuffer({ label, size: Math.max(16, Math.ceil(size / 4) * 4), usage: STORAGE | COPY_SRC });
+    return { o: buffer('measured o', rows * layer.headDim * BYTES[layer.dtype]), lse: buffer('measured lse', rows * 4) };
+  }
+
+  async #compare(dense: ResolvedLayer, sparse: ResolvedLayer, firstRow: number, perRow: boolean) {
+    const { device, profile } = this.#prefill;
+    const { numHeads, seqLen, headDim } = dense;
+    const storage = storageFormat(profile, dense.q.dtype);
+    const shader: ShaderSpec = {
+      label: `compare D=${headDim} ${storage}`,
+      code: [prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }), storageLibrary(storage), compareShader].join(
+        '\n',
+      ),
+      bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
+    };
+    await this.#pipelines.prepare([shader]);
+    const rec = new Recorder(device, this.#pool, this.#pipelines);
+    try {
+      const chunks = divCeil(seqLen, 64);
+      // Binding offsets are multiples of 256 bytes.
+      const partialStride = divCeil(chunks * 16, 256) * 256;
+      const recallStride = divCeil(seqLen * 4, 256) * 256;
+      const partial = rec.workspace('compared sums', numHeads * partialStride);
+      const recall = rec.workspace('row recall', numHeads * recallStride);
+      const o = (t: Tensor, head: number) => bindWindow(device, 'o', t, head, head + 1);
+      for (let head = 0; head < numHeads; head++) {
+        const a = o(dense.o, head);
+        const b = o(sparse.o, head);
+        const lseA = lseWindow(dense, head);
+        const lseB = lseWindow(sparse, head);
+        const params = uniform(rec, 'compare parameters', [
+          seqLen,
+          firstRow,
+          a.base + head * a.headStride,
+          b.base + head * b.headStride,
+          lseA.base,
+          lseB.base,
+        ]);
+        rec.dispatch({
+          stage: 'kernel',
+          shader,
+          bindings: [
+            params,
+            a.range,
+            b.range,
+            lseA.range,
+            lseB.range,
+            { buffer: partial, offset: head * partialStride, size: chunks * 16 },
+            { buffer: recall, offset: head * recallStride, size: seqLen * 4 },
+          ],
+          workgroups: [chunks],
+          flops: seqLen * headDim * 5,
+        });
+      }
+      const strided = (data: ArrayBuffer, stride: number, used: number): Float32Array => {
+        const out = new Float32Array((numHeads * used) / 4);
+        for (let h = 0; h < numHeads; h++) out.set(new Float32Array(data, h * stride, used / 4), (h * used) / 4);
+        return out;
+      };
+      const sums = strided(await this.#submitAndRead(rec, partial, numHeads * partialStride), partialStride, chunks * 16);
+      const rows = perRow ? strided(await read(device, recall, numHeads * recallStride), recallStride, seqLen * 4) : undefined;
+      return { sums, rows };
+    } finally {
+      rec.releaseAll();
+    }
+  }
+
+  async #submitAndRead(rec: Recorder, buffer: GPUBuffer, size: number): Promise<ArrayBuffer> {
+    const encoder = rec.device.createCommandEncoder();
+    encodeSteps(encoder, rec.steps);
+    rec.device.queue.submit([encoder.finish()]);
+    return read(rec.device, buffer, size);
+  }
+}
+
+/** The same layer with a packed `[numHeads, seqLen, headDim]` output, whatever the layout of its inputs. */
+function packed(layer: AttentionLayer): AttentionLayer {
+  const o = layer.o as GPUBuffer;
+  return { ...layer, o: { buffer: o, headStride: layer.seqLen * layer.headDim, rowStride: layer.headDim } };
+}
+
+function destroyAll(outputs: { readonly o: GPUBuffer; readonly lse: GPUBuffer }): void {
+  outputs.o.destroy();
+  outputs.lse.destroy();
+}
+
+/** Where one head's log-sum-exp lies: a bindable range, and its first element in it. */
+function lseWindow(layer: ResolvedLayer, head: number) {
+  const { buffer, offset } = layer.lse ?? { buffer: layer.o.buffer, offset: 0 };
+  const first = offset + head * layer.seqLen * 4;
+  const aligned = Math.floor(first / 256) * 256;
+  return { range: { buffer, offset: aligned, size: first + layer.seqLen * 4 - aligned }, base: (first - aligned) / 4 };
+}
+
+function described({ head, pattern, index, density }: HeadReport) {
+  return { head, pattern, index, density };
+}
+
+/** Adds up the chunks of one head. */
+function foldSums(chunks: Float32Array, rows: number): { recall: number; worstRecall: number; error: number } {
+  let recall = 0;
+  let worst = 1;
+  let difference = 0;
+  let norm = 0;
+  for (let i = 0; i < chunks.length; i += 4) {
+    recall += chunks[i] as number;
+    worst = Math.min(worst, chunks[i + 1] as number);
+    difference += chunks[i + 2] as number;
+    norm += chunks[i + 3] as number;
+  }
+  return { recall: Math.min(1, recall / rows), worstRecall: worst, error: difference === 0 ? 0 : Math.sqrt(difference / norm) };
+}
+
+async function read(device: GPUDevice, buffer: GPUBuffer, size: number): Promise<ArrayBuffer> {
+  const staging = device.createBuffer({ size, usage: 0x0001 | 0x0008 }); // MAP_READ | COPY_DST
+  try {
+    const encoder = device.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
+    device.queue.submit([encoder.finish()]);
+    await staging.mapAsync(1);
+    return staging.getMappedRange().slice(0);
+  } finally {
+    staging.destroy();
+  }
+}

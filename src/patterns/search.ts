@@ -1,0 +1,392 @@
+import { checkInteger, checkOneOf, invalidArgument, MinferenceError } from '../errors.js';
+import { INDEX_BLOCK } from '../kernels/attention.js';
+import type { SparsePrefill } from '../scheduler/prefill.js';
+import type { AShapePattern, BlockSparsePattern, HeadIndex, HeadPattern, VerticalSlashPattern } from '../scheduler/types.js';
+import { headConfigOf, type PatternConfig } from './config.js';
+import { buildIndices } from './indices.js';
+import { type DenseReference, type MeasuredLayer, RecallMeter } from './recall.js';
+
+/** A pattern that the search may choose; its budgets are scaled until it costs what the others cost. */
+export type SearchPattern = AShapePattern | VerticalSlashPattern | BlockSparsePattern;
+
+/**
+ * The search space of MInference (arXiv 2407.02490, appendix on the search space): one A-shape, four
+ * vertical-slash heads of different proportions, one block-sparse.
+ */
+export const SEARCH_SPACE: readonly SearchPattern[] = [
+  { kind: 'a_shape', initSize: 1024, localSize: 4096 },
+  { kind: 'vertical_slash', verticalSize: 30, slashSize: 2048 },
+  { kind: 'vertical_slash', verticalSize: 100, slashSize: 1800 },
+  { kind: 'vertical_slash', verticalSize: 500, slashSize: 1500 },
+  { kind: 'vertical_slash', verticalSize: 3000, slashSize: 200 },
+  { kind: 'block_sparse', topK: 100 },
+];
+
+/** What every candidate may cost. */
+export type SearchTarget =
+  /** This share of what dense attention costs, 0 to 1. */
+  | { readonly density: number }
+  /** What this A-shape costs at the layer's length; MInference's target is 1024 and 4096. */
+  | { readonly initSize: number; readonly localSize: number };
+
+/** Options of {@link searchPatterns}. */
+export interface SearchOptions {
+  /** Candidates before scaling. Default {@link SEARCH_SPACE}. */
+  readonly space?: readonly SearchPattern[];
+  /** Default: the A-shape of 1024 initial and 4096 local keys. */
+  readonly target?: SearchTarget;
+  /** How close a candidate's cost must come to the target, as a share of it. Default 0.05. */
+  readonly costTolerance?: number;
+  /** Choose the least output error (as in the paper) or the most attention mass kept. Default `error`. */
+  readonly criterion?: 'error' | 'recall';
+  /**
+   * Candidates whose loss (error, or mass lost) is at most this share above the least one count as equal, and
+   * the one whose index is cheapest to build wins: A-shape, then block-sparse, then vertical-slash. Default 0.1.
+   */
+  readonly tieTolerance?: number;
+  /** Rows before this one are not measured. Default 0. */
+  readonly firstRow?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: SearchProgress) => void;
+  /** What an earlier, interrupted search of the same layers, target and space had found. */
+  readonly resume?: SearchState;
+  /** Called with all that is known after each candidate, to be saved; awaited. */
+  readonly onState?: (state: SearchState) => void | Promise<void>;
+}
+
+/** Progress of a search. */
+export interface SearchProgress {
+  /** 0 to 1. */
+  readonly fraction: number;
+  readonly layer: number;
+  /** Candidate of the space that was just measured. */
+  readonly candidate: number;
+}
+
+/** What was measured of one candidate on one head. */
+export interface CandidateResult {
+  /** The candidate with its budgets scaled for this head. */
+  readonly pattern: SearchPattern;
+  /** Tiles of 64 x 64 pairs that the kernel computes, over those of the target. */
+  readonly cost: number;
+  /** Query-key pairs kept over the causal total. */
+  readonly density: number;
+  /** Share of the attention mass kept, mean over rows. */
+  readonly recall: number;
+  /** Share that the worst row keeps. */
+  readonly worstRecall: number;
+  /** Relative output error. */
+  readonly error: number;
+  /** GPU milliseconds per head, index building included; absent without timestamps. */
+  readonly ms?: number;
+}
+
+/** What the search found for one layer: `heads[head].candidates[candidate]`. */
+export interface LayerResult {
+  readonly layer: number;
+  readonly seqLen: number;
+  /** GPU milliseconds per head of dense attention; absent without timestamps. */
+  readonly denseMs?: number;
+  readonly heads: readonly { readonly best: number; readonly candidates: readonly CandidateResult[] }[];
+}
+
+/** All that a search knows so far; plain JSON. */
+export interface SearchState {
+  readonly version: 1;
+  /** Tells whether a state fits a search: its layers, space, target and criterion. */
+  readonly fingerprint: string;
+  readonly layers: readonly LayerResult[];
+  /** Candidates of the layer under way, `[candidate][head]`. */
+  readonly partial: readonly (readonly CandidateResult[])[];
+}
+
+/** Result of {@link searchPatterns}. */
+export interface SearchResult {
+  /** Chosen patterns in MInference's format; a head's score is the attention mass that it keeps. */
+  readonly config: PatternConfig;
+  readonly layers: readonly LayerResult[];
+}
+
+/** Where a search gets real q, k, v from. */
+export interface SearchSource {
+  /** Name of the data, for messages and for recognising a state. */
+  readonly name: string;
+  /** Layers, in the order of the config. */
+  readonly layers: number;
+  /** The inputs of one layer; `release` is called when the search is done with it. */
+  readonly load: (layer: number) => Promise<{ readonly layer: MeasuredLayer; readonly release?: () => void }>;
+}
+
+const MIN_VERTICAL = 30;
+const MIN_SLASH = 50;
+const MAX_STEPS = 12;
+/** Losses this small are rounding, in f16 tensors too. */
+const NOISE = 1e-3;
+/** Cheapest index first. */
+const INDEX_COST: Readonly<Record<SearchPattern['kind'], number>> = { a_shape: 0, block_sparse: 1, vertical_slash: 2 };
+
+/**
+ * MInference's offline, kernel-aware pattern search (arXiv 2407.02490, section 3.2, algorithm 1).
+ *
+ * For each head of each layer, every candidate's budgets are scaled until its kernel computes as many tiles as
+ * the target, by building the head's real index; the candidates are then run with our own kernels and
+ * compared with dense attention, and the best is kept. Runs wherever the kernels run, browsers included.
+ *
+ * @throws {@link MinferenceError} `invalid-argument` for bad options or a state of another search; the abort
+ *   signal's reason when stopped. What was found until then has been given to `onState`.
+ */
+export async function searchPatterns(
+  prefill: SparsePrefill,
+  source: SearchSource,
+  options: SearchOptions = {},
+): Promise<SearchResult> {
+  const search = resolveOptions(source, options);
+  const { space, signal, fingerprint } = search;
+  const resume = options.resume;
+  if (resume && (resume.version !== 1 || resume.fingerprint !== fingerprint)) {
+    throw invalidArgument('resume', resume.fingerprint, `the state of a search of ${fingerprint}`);
+  }
+  const layers: LayerResult[] = [...(resume?.layers ?? [])];
+  let partial: (readonly CandidateResult[])[] = [...(resume?.partial ?? [])];
+  const meter = new RecallMeter(prefill);
+  const total = source.layers * space.length;
+  try {
+    for (let index = layers.length; index < source.layers; index++) {
+      signal?.throwIfAborted();
+      const { layer, release } = await source.load(index);
+      let dense: DenseReference | undefined;
+      try {
+        dense = await meter.reference(layer, signal ? { signal } : {});
+        const targetTiles = tilesOfTarget(search.target, dense);
+        for (let candidate = partial.length; candidate < space.length; candidate++) {
+          signal?.throwIfAborted();
+          const patterns = await scaleToTarget(
+            prefill,
+            dense,
+            space[candidate] as SearchPattern,
+            targetTiles,
+            search.costTolerance,
+          );
+          const { heads, gpuMs } = await meter.measure(dense, patterns, {
+            firstRow: search.firstRow,
+            ...(signal ? { signal } : {}),
+          });
+          partial.push(
+            heads.map((h, i) => ({
+              pattern: patterns[i] as SearchPattern,
+              cost: kernelTiles(h.pattern, h.index, (dense as DenseReference).resolved) / targetTiles,
+              density: h.density,
+              recall: h.recall,
+              worstRecall: h.worstRecall,
+              error: h.error,
+              ...(gpuMs === undefined ? {} : { ms: gpuMs / heads.length }),
+            })),
+          );
+          await options.onState?.({ version: 1, fingerprint, layers, partial });
+          options.onProgress?.({ fraction: (index * space.length + candidate + 1) / total, layer: index, candidate });
+        }
+        layers.push(chooseBest(index, dense, partial, search));
+        partial = [];
+        await options.onState?.({ version: 1, fingerprint, layers, partial });
+      } finally {
+        dense?.destroy();
+        release?.();
+      }
+    }
+  } finally {
+    meter.destroy();
+  }
+  return { config: configOf(source.name, layers), layers };
+}
+
+/** A finished search in MInference's format. */
+function configOf(source: string, layers: readonly LayerResult[]): PatternConfig {
+  return {
+    source,
+    layers: layers.map((l) =>
+      l.heads.map(({ best, candidates }) => {
+        const { pattern, recall } = candidates[best] as CandidateResult;
+        return headConfigOf(pattern, recall);
+      }),
+    ),
+  };
+}
+
+interface ResolvedSearch {
+  readonly space: readonly SearchPattern[];
+  readonly target: SearchTarget;
+  readonly costTolerance: number;
+  readonly criterion: 'error' | 'recall';
+  readonly tieTolerance: number;
+  readonly firstRow: number;
+  readonly signal: AbortSignal | undefined;
+  readonly fingerprint: string;
+}
+
+function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedSearch {
+  const { space = SEARCH_SPACE, target = { initSize: 1024, localSize: 4096 }, costTolerance = 0.05 } = options;
+  const { criterion = 'error', tieTolerance = 0.1, firstRow = 0, signal } = options;
+  checkInteger('source.layers', source.layers, 1, 4096);
+  if (!Array.isArray(space) || space.length === 0) throw invalidArgument('space', space, 'at least one pattern');
+  for (const [i, p] of space.entries()) {
+    checkOneOf(`space[${i}].kind`, (p as { kind: unknown }).kind, ['a_shape', 'vertical_slash', 'block_sparse']);
+  }
+  if ('density' in target && !(target.density > 0 && target.density <= 1)) {
+    throw invalidArgument('target.density', target.density, 'a number above 0, up to 1');
+  }
+  checkOneOf('criterion', criterion, ['error', 'recall']);
+  for (const [name, x] of [
+    ['costTolerance', costTolerance],
+    ['tieTolerance', tieTolerance],
+  ] as const) {
+    if (typeof x !== 'number' || !(x >= 0)) throw invalidArgument(name, x, 'a number of at least 0');
+  }
+  checkInteger('firstRow', firstRow, 0, 2 ** 26);
+  const fingerprint = JSON.stringify({
+    source: source.name,
+    layers: source.layers,
+    space,
+    target,
+    costTolerance,
+    criterion,
+    tieTolerance,
+    firstRow,
+  });
+  return { space, target, costTolerance, criterion, tieTolerance, firstRow, signal, fingerprint };
+}
+
+/** Rows and keys of a layer, as cost counts need them. */
+interface CostShape {
+  readonly seqLen: number;
+  readonly queryOffset: number;
+}
+
+/**
+ * Tiles of 64 rows by 64 keys that the attention kernel computes: its cost. Counted as the kernels walk:
+ * a part-filled tile costs as much as a full one.
+ */
+export function kernelTiles(pattern: HeadPattern, index: HeadIndex, shape: CostShape): number {
+  const { seqLen, queryOffset } = shape;
+  let tiles = 0;
+  for (let row0 = 0, block = 0; row0 < seqLen; row0 += INDEX_BLOCK, block++) {
+    const first = queryOffset + row0;
+    const end = queryOffset + Math.min(row0 + INDEX_BLOCK, seqLen);
+    if (index.kind === 'block_sparse') {
+      tiles += index.blocks[block]?.length ?? 0;
+    } else if (index.kind === 'vertical_slash') {
+      const blockEnd = first + INDEX_BLOCK - 1;
+      let keys = 0;
+      for (let r = 0; r + 1 < index.runs.length && (index.runs[r] as number) <= blockEnd; r += 2) {
+        const lo = index.runs[r] as number;
+        keys += Math.min((index.runs[r + 1] as number) - lo + INDEX_BLOCK, blockEnd - lo + 1);
+      }
+      let columns = 0;
+      while (columns < index.columns.length && (index.columns[columns] as number) < end) columns++;
+      tiles += Math.ceil(keys / INDEX_BLOCK) + Math.ceil(columns / INDEX_BLOCK);
+    } else if (pattern.kind === 'a_shape') {
+      const init = Math.min(pattern.initSize, end);
+      const start = Math.min(Math.max(first + 1 - pattern.localSize, init), end);
+      tiles += Math.ceil(init / INDEX_BLOCK) + Math.ceil((end - start) / INDEX_BLOCK);
+    } else {
+      tiles += Math.ceil(end / INDEX_BLOCK);
+    }
+  }
+  return tiles;
+}
+
+function tilesOfTarget(target: SearchTarget, { resolved }: DenseReference): number {
+  if ('density' in target) return Math.max(1, target.density * kernelTiles({ kind: 'dense' }, { kind: 'dense' }, resolved));
+  return kernelTiles({ kind: 'a_shape', ...target }, { kind: 'a_shape' }, resolved);
+}
+
+/** A candidate's budgets times `factor`. */
+function scaled(pattern: SearchPattern, factor: number): SearchPattern {
+  const times = (size: number, min: number): number => Math.max(min, Math.round(size * factor));
+  switch (pattern.kind) {
+    case 'a_shape':
+      return { kind: 'a_shape', initSize: times(pattern.initSize, 0), localSize: times(pattern.localSize, 1) };
+    case 'vertical_slash':
+      return {
+        kind: 'vertical_slash',
+        verticalSize: times(pattern.verticalSize, MIN_VERTICAL),
+        slashSize: times(pattern.slashSize, MIN_SLASH),
+      };
+    case 'block_sparse':
+      return { kind: 'block_sparse', topK: times(pattern.topK, 1) };
+  }
+}
+
+const sameSizes = (a: SearchPattern, b: SearchPattern): boolean => JSON.stringify(a) === JSON.stringify(b);
+
+/**
+ * For every head the candidate with the largest budgets that cost at most the target (up to the tolerance):
+ * a bisection over the factor, for all heads at once, with the indices that the GPU builds for them.
+ */
+async function scaleToTarget(
+  prefill: SparsePrefill,
+  dense: DenseReference,
+  pattern: SearchPattern,
+  targetTiles: number,
+  tolerance: number,
+): Promise<SearchPattern[]> {
+  const { resolved } = dense;
+  const heads = Array.from({ length: resolved.numHeads }, () => ({
+    low: 0,
+    high: Number.POSITIVE_INFINITY,
+    factor: 1,
+    done: false,
+    best: scaled(pattern, 0),
+  }));
+  for (let step = 0; step < MAX_STEPS && heads.some((h) => !h.done); step++) {
+    const trial = heads.map((h) => (h.done ? h.best : scaled(pattern, h.factor)));
+    const indices = await buildIndices(prefill, resolved, trial);
+    heads.forEach((h, i) => {
+      if (h.done) return;
+      const cost = kernelTiles(trial[i] as SearchPattern, indices[i] as HeadIndex, resolved) / targetTiles;
+      if (cost <= 1) {
+        h.best = trial[i] as SearchPattern;
+        h.low = h.factor;
+      } else {
+        h.high = h.factor;
+      }
+      // Budgets beyond the sequence cost nothing more: the target may be out of reach.
+      h.done = (cost <= 1 && cost >= 1 - tolerance) || (cost <= 1 && h.factor > 64);
+      const next = Number.isFinite(h.high) ? (h.low + h.high) / 2 : h.factor * 2;
+      if (sameSizes(scaled(pattern, next), scaled(pattern, h.low)) && Number.isFinite(h.high)) h.done = true;
+      h.factor = next;
+    });
+  }
+  return heads.map((h) => h.best);
+}
+
+function chooseBest(
+  layer: number,
+  dense: DenseReference,
+  byCandidate: readonly (readonly CandidateResult[])[],
+  search: ResolvedSearch,
+): LayerResult {
+  const { numHeads, seqLen } = dense.resolved;
+  const loss = (c: CandidateResult): number => (search.criterion === 'error' ? c.error : 1 - c.recall);
+  const heads = Array.from({ length: numHeads }, (_, head) => {
+    const candidates = byCandidate.map((results) => results[head] as CandidateResult);
+    if (candidates.some((c) => !Number.isFinite(loss(c)))) {
+      throw new MinferenceError(
+        'gpu',
+        `layer ${layer}, head ${head}: a candidate's error is not a number; are q, k and v finite?`,
+      );
+    }
+    const least = Math.min(...candidates.map(loss));
+    let best = -1;
+    candidates.forEach((c, i) => {
+      if (loss(c) > least * (1 + search.tieTolerance) + NOISE) return;
+      const current = candidates[best];
+      const better =
+        !current ||
+        INDEX_COST[c.pattern.kind] < INDEX_COST[current.pattern.kind] ||
+        (INDEX_COST[c.pattern.kind] === INDEX_COST[current.pattern.kind] && loss(c) < loss(current));
+      if (better) best = i;
+    });
+    return { best, candidates };
+  });
+  return { layer, seqLen, ...(dense.gpuMs === undefined ? {} : { denseMs: dense.gpuMs / numHeads }), heads };
+}

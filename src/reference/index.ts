@@ -1,0 +1,4 @@
+/** The float64 CPU reference and random test inputs: package export `minference-webgpu/reference`. */
+export * from './methods.js';
+export * from './oracle.js';
+export * from './random.js';

@@ -1,0 +1,340 @@
+import type { DeviceProfile } from '../device/profile.js';
+import type { Recorder } from '../device/recorder.js';
+import { blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../index/block_sparse.js';
+import type { BuiltIndex, IndexLayer } from '../index/layer.js';
+import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
+import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
+import { type AttentionKernel, type AttentionTiling, attentionShader, chooseTiling, INDEX_BLOCK } from '../kernels/attention.js';
+import { storageFormat } from '../kernels/shader_text.js';
+import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
+import { packStaticIndex } from '../patterns/static.js';
+import type { BlockSparsePattern, HeadPattern, StaticPattern, VerticalSlashPattern, XAttentionPattern } from './types.js';
+import type { ResolvedLayer } from './validate.js';
+
+/** What the plan needs beside the layer. */
+export interface PlanOptions {
+  readonly profile: DeviceProfile;
+  readonly workspaceLimit: number;
+  /** Aimed-at floating-point operations of one dispatch. */
+  readonly dispatchFlops: number;
+}
+
+/** One query head and what it attends to. */
+interface Head {
+  readonly head: number;
+  readonly kvHead: number;
+  readonly pattern: HeadPattern;
+}
+
+/** Where a head's index lies, for reading it back. */
+export interface PlannedHead extends Head {
+  readonly index?: { readonly buffer: GPUBuffer; readonly offset: number; readonly args: readonly number[] };
+}
+
+/** What {@link planLayer} recorded. */
+export interface LayerPlan {
+  readonly heads: readonly PlannedHead[];
+  readonly indexBytes: number;
+}
+
+/** Heads of a dispatch, with the per-head words that the kernel reads. */
+interface IndexedGroup {
+  readonly kernel: AttentionKernel;
+  readonly heads: readonly Head[];
+  readonly indexBuffer: GPUBuffer | undefined;
+  readonly entries: readonly { readonly indexOffset: number; readonly args: readonly number[] }[];
+}
+
+/**
+ * Records everything that a layer needs: for each group of heads with one pattern, its index and then its
+ * attention kernel, cut into dispatches of about `dispatchFlops`. With `keepIndices` the index buffers
+ * stay acquired, so that they can be read back; otherwise later groups reuse them.
+ */
+export function planLayer(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, keepIndices = false): LayerPlan {
+  const planned: PlannedHead[] = [];
+  let indexBytes = 0;
+  for (const heads of groupHeads(rec.device, layer, options)) {
+    const { group, built } = indexGroup(rec, layer, options, heads);
+    recordAttention(rec, layer, options, group);
+    indexBytes += built?.bytes ?? 0;
+    planned.push(...plannedHeads(group, built));
+    if (built && !keepIndices) rec.release(built.buffer);
+  }
+  planned.sort((a, b) => a.head - b.head);
+  return { heads: planned, indexBytes };
+}
+
+/** Records the index builders of a layer only, and keeps the index buffers acquired. */
+export function planIndices(rec: Recorder, layer: ResolvedLayer, options: PlanOptions): PlannedHead[] {
+  const planned = groupHeads(rec.device, layer, options).flatMap((heads) => {
+    const { group, built } = indexGroup(rec, layer, options, heads);
+    return plannedHeads(group, built);
+  });
+  return planned.sort((a, b) => a.head - b.head);
+}
+
+function plannedHeads(group: IndexedGroup, built: BuiltIndex | undefined): PlannedHead[] {
+  return group.heads.map((head, i) => {
+    const entry = group.entries[i];
+    return built && entry ? { ...head, index: { buffer: built.buffer, offset: entry.indexOffset, args: entry.args } } : head;
+  });
+}
+
+/** Groups of heads that share a pattern kind, whose tensors fit one binding and whose index fits the workspace limit. */
+function groupHeads(device: GPUDevice, layer: ResolvedLayer, options: PlanOptions): Head[][] {
+  const byKind = new Map<string, Head[]>();
+  layer.patterns.forEach((pattern, head) => {
+    const kvHead = Math.floor((head * layer.numKvHeads) / layer.numHeads);
+    const list = byKind.get(pattern.kind) ?? [];
+    list.push({ head, kvHead, pattern });
+    byKind.set(pattern.kind, list);
+  });
+  const bindingLimit = device.limits.maxStorageBufferBindingSize;
+  const fits = (group: readonly Head[]): boolean => {
+    const span = (of: (h: Head) => number): number => of(group[group.length - 1] as Head) - of(group[0] as Head) + 1;
+    const heads = span((h) => h.head);
+    const kvHeads = span((h) => h.kvHead);
+    const windows: [Tensor, number][] = [
+      [layer.q, heads],
+      [layer.o, heads],
+      [layer.k, kvHeads],
+      [layer.v, kvHeads],
+    ];
+    if (windows.some(([t, n]) => windowBytes(t, n, t.rows) > bindingLimit)) return false;
+    return workspaceBytes(layer, options, group) <= Math.min(options.workspaceLimit, bindingLimit);
+  };
+  const groups: Head[][] = [];
+  for (const list of byKind.values()) {
+    let group: Head[] = [];
+    for (const head of list) {
+      if (group.length > 0 && !fits([...group, head])) {
+        groups.push(group);
+        group = [];
+      }
+      group.push(head);
+    }
+    groups.push(group);
+  }
+  return groups;
+}
+
+function indexLayer(layer: ResolvedLayer, options: PlanOptions): IndexLayer {
+  return {
+    profile: options.profile,
+    storage: storageFormat(options.profile, layer.q.dtype),
+    q: layer.q,
+    k: layer.k,
+    queryOffset: layer.queryOffset,
+    scale: layer.scale,
+    workspaceLimit: options.workspaceLimit,
+  };
+}
+
+const verticalSlashHead = (h: Head) => {
+  const { verticalSize, slashSize } = h.pattern as VerticalSlashPattern;
+  return { head: h.head, kvHead: h.kvHead, verticalSize, slashSize };
+};
+const blockSparseHead = (h: Head) => ({ head: h.head, kvHead: h.kvHead, topK: (h.pattern as BlockSparsePattern).topK });
+
+const xAttentionHead = (h: Head) => {
+  const { stride, threshold } = h.pattern as XAttentionPattern;
+  return { head: h.head, kvHead: h.kvHead, stride, threshold };
+};
+
+function workspaceBytes(layer: ResolvedLayer, options: PlanOptions, group: readonly Head[]): number {
+  const kind = group[0]?.pattern.kind;
+  const indexed = indexLayer(layer, options);
+  if (kind === 'vertical_slash') {
+    const bytes = verticalSlashWorkspaceBytes(indexed, group.map(verticalSlashHead));
+    return bytes.transient + bytes.index;
+  }
+  if (kind === 'block_sparse') return blockSparseWorkspaceBytes(indexed, group.map(blockSparseHead)).index;
+  if (kind === 'x_attention') return xAttentionWorkspaceBytes(indexed, group.map(xAttentionHead)).index;
+  return 0;
+}
+
+function indexGroup(
+  rec: Recorder,
+  layer: ResolvedLayer,
+  options: PlanOptions,
+  heads: readonly Head[],
+): { group: IndexedGroup; built?: BuiltIndex } {
+  const { kind } = (heads[0] as Head).pattern;
+  const kernel = kernelOf(kind);
+  if (kind === 'static_vertical_slash') {
+    const { words, entries } = packStaticIndex(heads.map((h) => h.pattern as StaticPattern));
+    return { group: { kernel, heads, indexBuffer: rec.constant('static index', words, 'storage'), entries } };
+  }
+  const indexed = indexLayer(layer, options);
+  if (kernel === 'vertical_slash' || kernel === 'block_sparse') {
+    const built =
+      kind === 'vertical_slash'
+        ? recordVerticalSlashIndex(rec, indexed, heads.map(verticalSlashHead))
+        : kind === 'x_attention'
+          ? recordXAttentionIndex(rec, indexed, heads.map(xAttentionHead))
+          : recordBlockSparseIndex(rec, indexed, heads.map(blockSparseHead));
+    return { group: { kernel, heads, indexBuffer: built.buffer, entries: built.entries }, built };
+  }
+  const entries = heads.map(({ pattern }) => ({ indexOffset: 0, args: windowArgs(pattern) }));
+  return { group: { kernel, heads, indexBuffer: undefined, entries } };
+}
+
+/** The attention kernel that computes a kind of pattern. */
+function kernelOf(kind: HeadPattern['kind']): AttentionKernel {
+  if (kind === 'tri_shape') return 'a_shape';
+  if (kind === 'x_attention') return 'block_sparse';
+  return kind === 'static_vertical_slash' ? 'vertical_slash' : kind;
+}
+
+/** Head entry words of the patterns that need no index. */
+function windowArgs(pattern: HeadPattern): number[] {
+  if (pattern.kind === 'a_shape') return [pattern.initSize, pattern.localSize];
+  return pattern.kind === 'tri_shape' ? [pattern.initSize, pattern.localSize, pattern.lastSize] : [];
+}
+
+/** Records a group's attention kernel in slices of rows, last rows first. */
+function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, group: IndexedGroup): void {
+  const { profile } = options;
+  const tiling = chooseTiling(profile, layer.headDim, layer.q.dtype);
+  const shader = attentionShader(group.kernel, layer.headDim, storageFormat(profile, layer.q.dtype), tiling);
+  const first = group.heads[0] as Head;
+  const last = group.heads[group.heads.length - 1] as Head;
+  const q = bindWindow(rec.device, 'q', layer.q, first.head, last.head + 1);
+  const k = bindWindow(rec.device, 'k', layer.k, first.kvHead, last.kvHead + 1);
+  const v = bindWindow(rec.device, 'v', layer.v, first.kvHead, last.kvHead + 1);
+  const o = bindWindow(rec.device, 'o', layer.o, first.head, last.head + 1);
+  const lse = bindLse(rec, layer, first.head, last.head + 1);
+  const entries = new Uint32Array(group.heads.length * 8);
+  group.heads.forEach((h, i) => {
+    const entry = group.entries[i];
+    entries.set([h.head, h.kvHead, entry?.indexOffset ?? 0, ...(entry?.args ?? [])], i * 8);
+  });
+  const heads = rec.constant('heads', entries, 'storage');
+
+  for (const slice of sliceRows(layer, tiling, group, options.dispatchFlops)) {
+    const params = new Uint32Array([
+      layer.seqLen,
+      layer.kvLen,
+      layer.queryOffset,
+      0,
+      slice.tileEnd,
+      0,
+      layer.lse ? 1 : 0,
+      q.base,
+      q.headStride,
+      q.rowStride,
+      k.base,
+      k.headStride,
+      k.rowStride,
+      v.base,
+      v.headStride,
+      v.rowStride,
+      o.base,
+      o.headStride,
+      o.rowStride,
+      lse.base,
+      1,
+    ]);
+    new Float32Array(params.buffer)[3] = layer.scale * Math.LOG2E;
+    rec.dispatch({
+      stage: 'kernel',
+      shader,
+      bindings: [
+        rec.constant('attention params', params),
+        q.range,
+        k.range,
+        v.range,
+        o.range,
+        lse.range,
+        heads,
+        group.indexBuffer ?? heads,
+      ],
+      workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
+      flops: slice.flops,
+    });
+  }
+}
+
+function bindLse(
+  rec: Recorder,
+  layer: ResolvedLayer,
+  headStart: number,
+  headEnd: number,
+): { range: { buffer: GPUBuffer; offset: number; size: number }; base: number } {
+  if (!layer.lse) {
+    const buffer = rec.workspace('unused lse', 16);
+    rec.release(buffer);
+    return { range: { buffer, offset: 0, size: 16 }, base: 0 };
+  }
+  const { buffer, offset } = layer.lse;
+  const first = offset + headStart * layer.seqLen * 4;
+  const aligned = Math.floor(first / 256) * 256;
+  return {
+    range: { buffer, offset: aligned, size: offset + headEnd * layer.seqLen * 4 - aligned },
+    base: (offset - aligned) / 4,
+  };
+}
+
+interface RowSlice {
+  readonly tileStart: number;
+  readonly tileEnd: number;
+  readonly flops: number;
+}
+
+/** Cuts the tiles of rows into slices of about `budget` floating-point operations, last rows first. */
+function sliceRows(layer: ResolvedLayer, tiling: AttentionTiling, group: IndexedGroup, budget: number): RowSlice[] {
+  const slices: RowSlice[] = [];
+  const tiles = Math.ceil(layer.seqLen / tiling.blockM);
+  let tileEnd = tiles;
+  let flops = 0;
+  for (let tile = tiles - 1; tile >= 0; tile--) {
+    const rows = Math.min(tiling.blockM, layer.seqLen - tile * tiling.blockM);
+    const visible = layer.queryOffset + tile * tiling.blockM + rows;
+    let keys = 0;
+    for (const { pattern } of group.heads) keys += estimateKeys(pattern, visible, layer, tile * tiling.blockM + rows - 1);
+    const cost = 4 * layer.headDim * rows * keys;
+    if (tile + 1 < tileEnd && (flops + cost > budget || tileEnd - tile > 65535)) {
+      slices.push({ tileStart: tile + 1, tileEnd, flops });
+      tileEnd = tile + 1;
+      flops = 0;
+    }
+    flops += cost;
+  }
+  slices.push({ tileStart: 0, tileEnd, flops });
+  return slices;
+}
+
+/** Keys that a tile of rows up to `row` visits, of `visible`; a guess for vertical-slash, whose index is only known on the GPU. */
+function estimateKeys(pattern: HeadPattern, visible: number, layer: ResolvedLayer, row: number): number {
+  switch (pattern.kind) {
+    case 'dense':
+      return visible;
+    case 'a_shape':
+      return Math.min(visible, pattern.initSize + pattern.localSize + 64);
+    case 'tri_shape':
+      return row >= layer.seqLen - pattern.lastSize ? visible : Math.min(visible, pattern.initSize + pattern.localSize + 64);
+    case 'static_vertical_slash': {
+      let keys = pattern.columns.length;
+      for (let i = 0; i < pattern.runs.length; i += 2) keys += (pattern.runs[i + 1] ?? 0) - (pattern.runs[i] ?? 0) + INDEX_BLOCK;
+      return Math.min(visible, keys);
+    }
+    case 'vertical_slash':
+      return Math.min(visible, pattern.verticalSize + 2 * pattern.slashSize + 64);
+    case 'x_attention':
+      return visible;
+    case 'block_sparse':
+      return Math.min(visible, pattern.topK * 64);
+  }
+}
+
+/** All attention shaders that these kinds of patterns may need, for preparing pipelines ahead of time. */
+export function attentionShaders(
+  profile: DeviceProfile,
+  headDim: number,
+  dtype: Tensor['dtype'],
+  kinds: readonly HeadPattern['kind'][],
+) {
+  const storage = storageFormat(profile, dtype);
+  const tiling = chooseTiling(profile, headDim, dtype);
+  return [...new Set(kinds.map(kernelOf))].map((kernel) => attentionShader(kernel, headDim, storage, tiling));
+}

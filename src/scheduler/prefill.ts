@@ -1,0 +1,245 @@
+import { PipelineCache } from '../device/pipelines.js';
+import { BufferPool, type MemoryReport } from '../device/pool.js';
+import { type DeviceProfile, profileDevice } from '../device/profile.js';
+import { Recorder } from '../device/recorder.js';
+import { checkInteger, checkOneOf, invalidArgument } from '../errors.js';
+import { blockSparseIndexShaders } from '../index/block_sparse.js';
+import { verticalSlashIndexShaders } from '../index/vertical_slash.js';
+import { xAttentionIndexShaders } from '../index/x_attention.js';
+import { HEAD_DIMS } from '../kernels/attention.js';
+import { storageFormat } from '../kernels/shader_text.js';
+import type { DType } from '../kernels/tensor.js';
+import { indexDensity, readIndices } from './inspect.js';
+import { attentionShaders, type LayerPlan, planLayer } from './plan.js';
+import { batchSteps, encodeSteps, StageTimer, submitBatches, withErrorScopes } from './submit.js';
+import type { AttentionLayer, HeadPattern, PlanReport, RunOptions, RunReport, SparsePrefillOptions } from './types.js';
+import { deviceLost, type ResolvedLayer, resolveLayer } from './validate.js';
+
+const MIB = 2 ** 20;
+// Guesses before anything has been measured, in floating-point operations per millisecond.
+const SOFTWARE_FLOPS_PER_MS = 1e6;
+const HARDWARE_FLOPS_PER_MS = 1e9;
+
+/** What {@link SparsePrefill.prepare} compiles. */
+export interface PrepareOptions {
+  readonly headDim: number;
+  readonly dtype: DType;
+  /** Pattern kinds that will be used. Default: all. */
+  readonly kinds?: readonly HeadPattern['kind'][];
+}
+
+/**
+ * Sparse causal prefill attention on one `GPUDevice`.
+ *
+ * ```ts
+ * const prefill = new SparsePrefill(device);
+ * const layer = { q, k, v, o, numHeads: 32, numKvHeads: 8, headDim: 128, seqLen, dtype: 'f16', patterns };
+ * prefill.record(encoder, layer);                  // into your own command encoder, no readback; or
+ * const report = await prefill.run(layer, { signal, onProgress });
+ * ```
+ *
+ * One instance may be used for all layers of a model, and from several tasks at once.
+ */
+export class SparsePrefill {
+  readonly device: GPUDevice;
+  readonly profile: DeviceProfile;
+  readonly #pipelines: PipelineCache;
+  /** Workspace of {@link record}: reused from layer to layer, in the order of the caller's submissions. */
+  readonly #recordPool: BufferPool;
+  /** Workspace of {@link run}: held until the GPU is done, since runs may overlap. */
+  readonly #runPool: BufferPool;
+  readonly #workspaceLimit: number;
+  readonly #dispatchMs: number;
+  readonly #lost: Promise<never>;
+  #lostInfo: GPUDeviceLostInfo | undefined;
+  #flopsPerMs: number;
+
+  /**
+   * @throws {@link MinferenceError} `invalid-argument` for bad options, `unsupported` for a tier that the device cannot run.
+   */
+  constructor(device: GPUDevice, options: SparsePrefillOptions = {}) {
+    if (typeof device !== 'object' || device === null || typeof device.createComputePipeline !== 'function') {
+      throw invalidArgument('device', device, 'a GPUDevice');
+    }
+    const { workspaceLimit = 512 * MIB, dispatchMs = 100 } = options;
+    checkInteger('options.workspaceLimit', workspaceLimit, 1, Number.MAX_SAFE_INTEGER);
+    if (typeof dispatchMs !== 'number' || !(dispatchMs > 0))
+      throw invalidArgument('options.dispatchMs', dispatchMs, 'a number above 0');
+    this.device = device;
+    this.profile = profileDevice(device, options.tier);
+    this.#pipelines = new PipelineCache(device);
+    this.#recordPool = new BufferPool(device);
+    this.#runPool = new BufferPool(device);
+    this.#workspaceLimit = workspaceLimit;
+    this.#dispatchMs = dispatchMs;
+    this.#flopsPerMs = this.profile.software ? SOFTWARE_FLOPS_PER_MS : HARDWARE_FLOPS_PER_MS;
+    this.#lost = device.lost.then((info) => {
+      this.#lostInfo = info;
+      throw deviceLost(info);
+    });
+    this.#lost.catch(() => {}); // Each run() races against it; nobody may be running.
+  }
+
+  /** Compiles the pipelines that a model needs, ahead of time and off the main thread. */
+  async prepare(options: PrepareOptions): Promise<void> {
+    const { headDim, dtype, kinds = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'] } = options;
+    checkOneOf('dtype', dtype, ['f16', 'f32']);
+    if (!HEAD_DIMS.includes(headDim as (typeof HEAD_DIMS)[number]))
+      throw invalidArgument('headDim', headDim, HEAD_DIMS.join(', '));
+    this.#checkAlive();
+    const storage = storageFormat(this.profile, dtype);
+    const compile = this.#pipelines.prepare([
+      ...attentionShaders(this.profile, headDim, dtype, kinds),
+      ...(kinds.includes('vertical_slash') ? verticalSlashIndexShaders(this.profile, headDim, storage) : []),
+      ...(kinds.includes('block_sparse') ? blockSparseIndexShaders(this.profile, headDim, storage) : []),
+      ...(kinds.includes('x_attention') ? xAttentionIndexShaders(this.profile, headDim, storage) : []),
+    ]);
+    await Promise.race([compile, this.#lost]);
+  }
+
+  /**
+   * Records the whole layer, index building included, into the caller's command encoder: no readback, no
+   * await, no copy. Encoders must be submitted in the order in which layers were recorded into them, since
+   * the workspace is reused.
+   *
+   * @param timer - measures the layer's compute passes, if given.
+   * @throws {@link MinferenceError} before anything is recorded when an argument is wrong or a limit is exceeded.
+   */
+  record(encoder: GPUCommandEncoder, layer: AttentionLayer, timer?: StageTimer): PlanReport {
+    if (typeof encoder !== 'object' || encoder === null || typeof encoder.beginComputePass !== 'function') {
+      throw invalidArgument('encoder', encoder, 'a GPUCommandEncoder');
+    }
+    this.#checkAlive();
+    const resolved = resolveLayer(this.profile, layer);
+    const rec = new Recorder(this.device, this.#recordPool, this.#pipelines);
+    this.#recordPool.resetPeak();
+    try {
+      const plan = this.#plan(rec, resolved);
+      encodeSteps(encoder, rec.steps, timer);
+      return this.#report(rec, plan, this.#recordPool.report());
+    } finally {
+      rec.releaseAll();
+    }
+  }
+
+  /**
+   * Runs the layer and waits for it. Work of up to two dispatch budgets is one submission; longer work is
+   * cut into several, and can then be aborted in between.
+   *
+   * @throws {@link MinferenceError} `device-lost`, `out-of-memory` or `gpu` when the GPU fails; or the
+   *   abort signal's reason. The caller's q, k and v are never written.
+   */
+  async run(layer: AttentionLayer, options: RunOptions = {}): Promise<RunReport> {
+    const { signal, onProgress, timestamps = false, inspect = false } = options;
+    signal?.throwIfAborted();
+    this.#checkAlive();
+    const resolved = resolveLayer(this.profile, layer);
+    const rec = new Recorder(this.device, this.#runPool, this.#pipelines);
+    const timed = timestamps && this.device.features.has('timestamp-query');
+    const timer = timed ? new StageTimer(this.device) : undefined;
+    try {
+      this.#runPool.resetPeak();
+      const plan = await this.#planScoped(rec, resolved, inspect);
+      const report = this.#report(rec, plan, this.#runPool.report());
+      const batches = batchSteps(rec.steps, 2 * this.#dispatchMs * this.#flopsPerMs);
+      await submitBatches({
+        device: this.device,
+        batches,
+        totalFlops: report.flops,
+        timer,
+        signal,
+        onProgress,
+        lost: this.#lost,
+        onBatch: (flops, ms) => this.#learnSpeed(flops, ms),
+      });
+      const result: RunReport = { ...report, submits: batches.length };
+      const stages = timer ? await Promise.race([timer.read(), this.#lost]) : undefined;
+      const heads = inspect ? await Promise.race([this.#inspect(plan, resolved), this.#lost]) : undefined;
+      return {
+        ...result,
+        ...(stages ? { stages, gpuMs: stages.estimate + stages.topk + stages.convert + stages.kernel } : {}),
+        ...(heads ? { heads } : {}),
+      };
+    } finally {
+      timer?.destroy();
+      rec.releaseAll();
+    }
+  }
+
+  /** Workspace that this instance holds, in bytes, of {@link run} and of {@link record}. */
+  memory(): { readonly run: MemoryReport; readonly record: MemoryReport } {
+    return { run: this.#runPool.report(), record: this.#recordPool.report() };
+  }
+
+  /** Frees workspace that is not in use. */
+  trim(): void {
+    this.#runPool.trim();
+    this.#recordPool.trim();
+  }
+
+  /** Frees everything. The device and the caller's buffers stay. */
+  destroy(): void {
+    this.#runPool.destroy();
+    this.#recordPool.destroy();
+  }
+
+  #plan(rec: Recorder, layer: ResolvedLayer, keepIndices = false): LayerPlan {
+    return planLayer(
+      rec,
+      layer,
+      { profile: this.profile, workspaceLimit: this.#workspaceLimit, dispatchFlops: this.#dispatchMs * this.#flopsPerMs },
+      keepIndices,
+    );
+  }
+
+  /** Plans under error scopes, so that a failed allocation rejects instead of surfacing as an uncaptured error. */
+  async #planScoped(rec: Recorder, layer: ResolvedLayer, keepIndices: boolean): Promise<LayerPlan> {
+    let plan: LayerPlan | undefined;
+    const error = await Promise.race([
+      withErrorScopes(this.device, () => {
+        plan = this.#plan(rec, layer, keepIndices);
+      }),
+      this.#lost,
+    ]);
+    if (error) {
+      // Buffers that failed to be allocated must not be handed out again.
+      rec.releaseAll();
+      this.#runPool.trim();
+      throw error;
+    }
+    return plan as LayerPlan;
+  }
+
+  #report(rec: Recorder, plan: LayerPlan, memory: MemoryReport): PlanReport {
+    let dispatches = 0;
+    let flops = 0;
+    for (const step of rec.steps) {
+      if (step.kind === 'dispatch') {
+        dispatches++;
+        flops += step.flops;
+      }
+    }
+    return { tier: this.profile.tier, dispatches, flops, indexBytes: plan.indexBytes, memory };
+  }
+
+  async #inspect(plan: LayerPlan, layer: ResolvedLayer): Promise<RunReport['heads']> {
+    const shape = { seqLen: layer.seqLen, kvLen: layer.kvLen, queryOffset: layer.queryOffset };
+    const indices = await readIndices(this.device, plan.heads, shape);
+    return plan.heads.map(({ head, pattern }, i) => {
+      const index = indices[i] ?? { kind: 'dense' };
+      return { head, pattern, index, density: indexDensity(pattern, index, shape) };
+    });
+  }
+
+  /** Learns the device's speed from batches that were long enough to measure. */
+  #learnSpeed(flops: number, ms: number): void {
+    if (flops <= 0 || ms < 2) return;
+    const measured = flops / ms;
+    this.#flopsPerMs =
+      measured > this.#flopsPerMs ? Math.min(measured, 4 * this.#flopsPerMs) : Math.max(measured, this.#flopsPerMs / 4);
+  }
+
+  #checkAlive(): void {
+    if (this.#lostInfo) throw deviceLost(this.#lostInfo);
+  }
+}

@@ -1,0 +1,195 @@
+import type { Stage, Step } from '../device/recorder.js';
+import { MinferenceError } from '../errors.js';
+import type { PrefillProgress, StageTimes } from './types.js';
+
+const MAX_QUERIES = 4096;
+
+/** GPU time of one compute pass. */
+export interface PassTime {
+  readonly stage: Stage;
+  readonly ms: number;
+}
+
+/**
+ * Measures the GPU time of every compute pass that is recorded with it, by timestamp queries. For use with
+ * `SparsePrefill.record`; `SparsePrefill.run` with `timestamps` makes its own.
+ */
+export class StageTimer {
+  readonly #device: GPUDevice;
+  readonly #querySet: GPUQuerySet;
+  readonly #resolved: GPUBuffer;
+  readonly #readback: GPUBuffer;
+  readonly #stages: Stage[] = [];
+
+  /** @throws {@link MinferenceError} `unsupported` when the device lacks `timestamp-query`. */
+  constructor(device: GPUDevice) {
+    if (!device.features.has('timestamp-query')) {
+      throw new MinferenceError('unsupported', 'timing needs a device with the feature timestamp-query');
+    }
+    this.#device = device;
+    this.#querySet = device.createQuerySet({ type: 'timestamp', count: MAX_QUERIES });
+    const size = MAX_QUERIES * 8;
+    this.#resolved = device.createBuffer({ size, usage: 0x0200 | 0x0004 }); // QUERY_RESOLVE | COPY_SRC
+    this.#readback = device.createBuffer({ size, usage: 0x0001 | 0x0008 }); // MAP_READ | COPY_DST
+  }
+
+  /** Timestamp writes for the next pass. */
+  next(stage: Stage): GPUComputePassTimestampWrites {
+    const i = this.#stages.length * 2;
+    if (i + 2 > MAX_QUERIES) {
+      throw new MinferenceError(
+        'limit',
+        `more than ${MAX_QUERIES / 2} timed compute passes; raise dispatchMs or time less at once`,
+      );
+    }
+    this.#stages.push(stage);
+    return { querySet: this.#querySet, beginningOfPassWriteIndex: i, endOfPassWriteIndex: i + 1 };
+  }
+
+  /** Waits for the work that was submitted so far; the times of all passes, in order. Starts over after that. */
+  async readPasses(): Promise<PassTime[]> {
+    const stages = this.#stages.splice(0);
+    if (stages.length === 0) return [];
+    const bytes = stages.length * 16;
+    const encoder = this.#device.createCommandEncoder();
+    encoder.resolveQuerySet(this.#querySet, 0, stages.length * 2, this.#resolved, 0);
+    encoder.copyBufferToBuffer(this.#resolved, 0, this.#readback, 0, bytes);
+    this.#device.queue.submit([encoder.finish()]);
+    await this.#readback.mapAsync(1, 0, bytes); // READ
+    const ns = new BigUint64Array(this.#readback.getMappedRange(0, bytes));
+    // Devices may report an end before its beginning (a reset counter); such a pass counts as zero.
+    const times = stages.map((stage, i) => ({ stage, ms: Math.max(0, Number((ns[2 * i + 1] ?? 0n) - (ns[2 * i] ?? 0n)) / 1e6) }));
+    this.#readback.unmap();
+    return times;
+  }
+
+  /** Like {@link readPasses}, added up per stage. */
+  async read(): Promise<StageTimes> {
+    const total: Record<Stage, number> = { estimate: 0, topk: 0, convert: 0, kernel: 0 };
+    for (const { stage, ms } of await this.readPasses()) total[stage] += ms;
+    return total;
+  }
+
+  /** Frees the queries. */
+  destroy(): void {
+    this.#querySet.destroy();
+    this.#resolved.destroy();
+    this.#readback.destroy();
+  }
+}
+
+/** Encodes steps; neighbouring dispatches of one stage share a compute pass. */
+export function encodeSteps(encoder: GPUCommandEncoder, steps: readonly Step[], timer?: StageTimer): void {
+  let pass: GPUComputePassEncoder | undefined;
+  let passStage: Stage | undefined;
+  for (const step of steps) {
+    if (pass && (step.kind === 'clear' || step.stage !== passStage)) {
+      pass.end();
+      pass = undefined;
+    }
+    if (step.kind === 'clear') {
+      encoder.clearBuffer(step.buffer, step.offset, step.size);
+      continue;
+    }
+    if (!pass) {
+      const timestampWrites = timer?.next(step.stage);
+      pass = encoder.beginComputePass({ label: `minference ${step.stage}`, ...(timestampWrites ? { timestampWrites } : {}) });
+      passStage = step.stage;
+    }
+    pass.setPipeline(step.pipeline);
+    pass.setBindGroup(0, step.bindGroup);
+    pass.dispatchWorkgroups(...step.workgroups);
+  }
+  pass?.end();
+}
+
+/** Cuts steps into batches of about `flops`, in order. */
+export function batchSteps(steps: readonly Step[], flops: number): { steps: Step[]; flops: number }[] {
+  const batches: { steps: Step[]; flops: number }[] = [];
+  let current = { steps: [] as Step[], flops: 0 };
+  for (const step of steps) {
+    const cost = step.kind === 'dispatch' ? step.flops : 0;
+    if (current.flops > 0 && current.flops + cost > flops) {
+      batches.push(current);
+      current = { steps: [], flops: 0 };
+    }
+    current.steps.push(step);
+    current.flops += cost;
+  }
+  if (current.steps.length > 0) batches.push(current);
+  return batches;
+}
+
+/** Runs `body` under error scopes; resolves to a typed error, or `undefined` when the GPU accepted everything. */
+export function withErrorScopes(device: GPUDevice, body: () => void): Promise<MinferenceError | undefined> {
+  device.pushErrorScope('internal');
+  device.pushErrorScope('out-of-memory');
+  device.pushErrorScope('validation');
+  let thrown: unknown;
+  try {
+    body();
+  } catch (error) {
+    thrown = error;
+  }
+  // Innermost first. Popped before any await, so that scopes of other code on this device stay paired.
+  const popped = [device.popErrorScope(), device.popErrorScope(), device.popErrorScope()];
+  return Promise.all(popped).then(([validation, memory, internal]) => {
+    if (memory) return new MinferenceError('out-of-memory', `the GPU is out of memory: ${memory.message}`, { cause: memory });
+    if (thrown) throw thrown;
+    const error = validation ?? internal;
+    return error ? new MinferenceError('gpu', `the GPU rejected the work: ${error.message}`, { cause: error }) : undefined;
+  });
+}
+
+/** What {@link submitBatches} needs. */
+export interface SubmitOptions {
+  readonly device: GPUDevice;
+  readonly batches: readonly { readonly steps: readonly Step[]; readonly flops: number }[];
+  readonly totalFlops: number;
+  readonly timer?: StageTimer | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: PrefillProgress) => void) | undefined;
+  /** Rejects when the device is lost. */
+  readonly lost: Promise<never>;
+  /** Told how long the GPU took for a batch, in milliseconds. */
+  readonly onBatch?: (flops: number, ms: number) => void;
+}
+
+/** Submits batch after batch, two in flight, so that the GPU never idles and an abort takes effect soon. */
+export async function submitBatches(options: SubmitOptions): Promise<void> {
+  const { device, batches, totalFlops, timer, signal, onProgress, lost, onBatch } = options;
+  let completed = 0;
+  let lastDone = performance.now();
+  const inFlight: Promise<void>[] = [];
+  const submit = (batch: (typeof batches)[number]): Promise<void> => {
+    const rejected = withErrorScopes(device, () => {
+      const encoder = device.createCommandEncoder({ label: 'minference layer' });
+      encodeSteps(encoder, batch.steps, timer);
+      device.queue.submit([encoder.finish()]);
+    });
+    const submitted = performance.now();
+    const done = device.queue.onSubmittedWorkDone();
+    return Promise.race([lost, Promise.all([done, rejected])]).then(([, error]) => {
+      if (error) throw error;
+      const now = performance.now();
+      onBatch?.(batch.flops, now - Math.max(submitted, lastDone));
+      lastDone = now;
+      completed += batch.flops;
+      onProgress?.({ fraction: totalFlops > 0 ? Math.min(1, completed / totalFlops) : 1, completedFlops: completed, totalFlops });
+    });
+  };
+  try {
+    for (const batch of batches) {
+      signal?.throwIfAborted();
+      if (inFlight.length >= 2) await inFlight.shift();
+      signal?.throwIfAborted();
+      inFlight.push(submit(batch));
+    }
+  } finally {
+    const rest = await Promise.allSettled(inFlight);
+    const failed = rest.find((r): r is PromiseRejectedResult => r.status === 'rejected');
+    // biome-ignore lint/correctness/noUnsafeFinally: a GPU error outranks the abort that may be under way
+    if (failed) throw failed.reason;
+  }
+  signal?.throwIfAborted();
+}

@@ -1,0 +1,37 @@
+import { openDevice } from '../../src/device/open.js';
+import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
+import { SUITES } from '../suite/all.js';
+import { runCase, type SuiteContext } from '../suite/context.js';
+
+/** The part of Deno that the runner needs. */
+declare const Deno: {
+  readonly env: { get(name: string): string | undefined };
+  test(options: {
+    name: string;
+    ignore: boolean;
+    sanitizeOps: boolean;
+    sanitizeResources: boolean;
+    fn: () => Promise<void>;
+  }): void;
+};
+
+const seed = Number(Deno.env.get('SEED') ?? Date.now() % 2 ** 31);
+const device = await openDevice();
+const available = availableTiers(device);
+for (const tier of TIERS) {
+  const ignored = !available.includes(tier);
+  const profile = profileDevice(device, ignored ? 'auto' : tier);
+  const ctx: SuiteContext = { device, profile, seed, name: `Deno, ${profile.name}, tier ${tier}` };
+  for (const [suite, cases] of Object.entries(SUITES)) {
+    for (const c of cases) {
+      Deno.test({
+        name: `${tier}: ${suite}: ${c.name}`,
+        ignore: ignored || (c.needs === 'f16' && tier === 'portable'),
+        // The device outlives each test on purpose.
+        sanitizeOps: false,
+        sanitizeResources: false,
+        fn: () => runCase(c, ctx),
+      });
+    }
+  }
+}

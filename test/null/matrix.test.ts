@@ -1,0 +1,106 @@
+import { expect, test } from 'vitest';
+import { openNodeDevice } from '../../src/device/node.js';
+import { HEAD_DIMS } from '../../src/kernels/attention.js';
+import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
+import {
+  chooseMatrixTiling,
+  estimateRegisters,
+  MATRIX_FEATURE,
+  MATRIX_SHAPES,
+  MATRIX_TILINGS,
+  type MatrixTiling,
+  matrixWorkgroupBytes,
+  shapesOf,
+  tilingProblem,
+} from '../../src/kernels/matrix_config.js';
+
+const KERNELS = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const;
+
+test('every tiling of the matrix tier compiles without a message', async () => {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  expect(device.features.has(MATRIX_FEATURE)).toBe(true);
+  const compile = async (
+    kernel: (typeof KERNELS)[number],
+    headDim: number,
+    tiling: MatrixTiling,
+    storage: 'f16' | 'f16-wide',
+  ) => {
+    const { label, code } = matrixAttentionShader(kernel, headDim, storage, tiling);
+    const info = await device.createShaderModule({ label, code }).getCompilationInfo();
+    expect(info.messages.map((m) => `${label}: ${m.lineNum}: ${m.message}`)).toEqual([]);
+  };
+  let count = 0;
+  for (const [i, t] of MATRIX_TILINGS.entries()) {
+    for (const kernel of KERNELS) {
+      // Every tiling with every pattern, way of ordering and head size; shapes and storage in turn.
+      const shape = MATRIX_SHAPES[i % MATRIX_SHAPES.length] ?? MATRIX_SHAPES[0];
+      if (!shape) continue;
+      const tiling: MatrixTiling = { ...t, shape, sync: i % 2 === 0 ? 'subgroup' : 'workgroup' };
+      const other: MatrixTiling = { ...tiling, shape: { m: 16, n: 8, k: 16 }, sync: i % 2 === 0 ? 'workgroup' : 'subgroup' };
+      for (const headDim of HEAD_DIMS) {
+        if (tilingProblem(kernel, headDim, tiling)) continue;
+        await compile(kernel, headDim, tiling, 'f16-wide');
+        await compile(kernel, headDim, other, 'f16');
+        count += 2;
+      }
+    }
+  }
+  expect(count).toBeGreaterThan(300);
+});
+
+test('unsuitable tilings are refused by name', () => {
+  const tiling: MatrixTiling = {
+    shape: { m: 16, n: 8, k: 16 },
+    sync: 'workgroup',
+    subgroups: 8,
+    strips: 1,
+    keys: 32,
+    scoreKeys: 32,
+    queries: 'registers',
+    staging: 'single',
+    pipelined: false,
+    scorePad: 1,
+  };
+  const build =
+    (kernel: (typeof KERNELS)[number], headDim: number, change: Partial<MatrixTiling> = {}) =>
+    () =>
+      matrixAttentionShader(kernel, headDim, 'f16', { ...tiling, ...change });
+  expect(build('dense', 128)).not.toThrow();
+  expect(build('vertical_slash', 128)).toThrow(/128 rows span more than an index block/);
+  expect(build('dense', 40)).toThrow(/head size 40/);
+  expect(build('dense', 64, { pipelined: true })).toThrow(/nothing to pipeline/);
+  expect(build('dense', 64, { keys: 64, staging: 'alternate' })).toThrow(/alternate staging/);
+  expect(build('block_sparse', 64, { subgroups: 4, keys: 128 })).toThrow(/128 keys span more than a block/);
+  expect(build('dense', 64, { subgroups: 1, keys: 64 })).toThrow(/64 keys are more than 32 invocations/);
+});
+
+test('a tiling that fits is chosen, or none', () => {
+  const config = (M: number, N: number, K: number, resultComponentType = 'f32') => ({
+    componentType: 'f16',
+    resultComponentType,
+    M,
+    N,
+    K,
+  });
+  expect(shapesOf([config(16, 16, 16), config(16, 8, 16), config(16, 8, 8, 'f16')])).toEqual([
+    { m: 16, n: 8, k: 16 },
+    { m: 16, n: 16, k: 16 },
+  ]);
+  expect(shapesOf([config(8, 8, 8)])).toEqual([{ m: 8, n: 8, k: 8 }]);
+  expect(shapesOf([config(32, 32, 32), config(16, 8, 16, 'f16')])).toEqual([]);
+  for (const memory of [16384, 32768, 49152]) {
+    const limits = { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: 256 };
+    expect(chooseMatrixTiling({ shapes: [], limits }, 'dense', 64)).toBeUndefined();
+    for (const kernel of KERNELS) {
+      for (const headDim of HEAD_DIMS) {
+        const tiling = chooseMatrixTiling({ shapes: MATRIX_SHAPES, limits }, kernel, headDim);
+        if (headDim <= 128 || memory >= 32768) expect(tiling, `${kernel} ${headDim} ${memory}`).toBeDefined();
+        if (!tiling) continue;
+        expect(tiling.sync).toBe('workgroup');
+        expect(tilingProblem(kernel, headDim, tiling)).toBeUndefined();
+        expect(matrixWorkgroupBytes(headDim, tiling)).toBeLessThanOrEqual(memory);
+        expect(estimateRegisters(headDim, tiling).total).toBeLessThanOrEqual(255);
+      }
+    }
+  }
+});

@@ -1,0 +1,43 @@
+import { expect, test } from 'vitest';
+import { openNodeDevice } from '../../src/device/node.js';
+import { profileDevice, TIERS } from '../../src/device/profile.js';
+import { blockSparseIndexShaders } from '../../src/index/block_sparse.js';
+import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
+import { attentionShader, chooseTiling, HEAD_DIMS } from '../../src/kernels/attention.js';
+import { storageFormat } from '../../src/kernels/shader_text.js';
+
+test('every shader variant compiles without a message', async () => {
+  const device = await openNodeDevice({ backend: 'null' });
+  let count = 0;
+  for (const tier of TIERS) {
+    const real = profileDevice(device, tier);
+    for (const memory of [16384, 32768, 49152]) {
+      for (const subgroups of [false, true]) {
+        const limits = {
+          maxComputeWorkgroupStorageSize: memory,
+          maxComputeInvocationsPerWorkgroup: 256,
+        } as GPUSupportedLimits;
+        const profile = { ...real, limits, subgroups, subgroupMinSize: subgroups ? 16 : 1 };
+        for (const headDim of HEAD_DIMS) {
+          for (const dtype of ['f16', 'f32'] as const) {
+            const storage = storageFormat(profile, dtype);
+            const tiling = chooseTiling(profile, headDim, dtype);
+            const specs = [
+              ...(['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const).map((k) =>
+                attentionShader(k, headDim, storage, tiling),
+              ),
+              ...verticalSlashIndexShaders(profile, headDim, storage),
+              ...blockSparseIndexShaders(profile, headDim, storage),
+            ];
+            for (const { label, code } of specs) {
+              const info = await device.createShaderModule({ label, code }).getCompilationInfo();
+              expect(info.messages.map((m) => `${label}: ${m.message}`)).toEqual([]);
+              count++;
+            }
+          }
+        }
+      }
+    }
+  }
+  expect(count).toBeGreaterThan(500);
+});

@@ -1,0 +1,347 @@
+import type { AttentionKernel } from '../../src/kernels/attention.js';
+import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
+import {
+  MATRIX_SHAPES,
+  MATRIX_TILINGS,
+  type MatrixShape,
+  type MatrixTiling,
+  matrixBlockM,
+  matrixShapes,
+  SUBGROUP_SIZE,
+  type TilingShape,
+  tilingProblem,
+} from '../../src/kernels/matrix_config.js';
+import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
+import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
+import { bindWindow } from '../../src/kernels/tensor.js';
+import {
+  type AttentionInput,
+  type AttentionShape,
+  attentionRows,
+  BLOCK,
+  blockPositions,
+  blocksPerRow,
+  keysOfAShape,
+  keysOfBlockSparse,
+  keysOfDense,
+  keysOfVerticalSlash,
+  kvHeadOf,
+  queryOffsetOf,
+  relativeError,
+  scaleOf,
+  slashRuns,
+  type Visibility,
+  worstRowError,
+} from '../../src/reference/oracle.js';
+import { type Random, randomLayer } from '../../src/reference/random.js';
+import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
+import { gpuOf, type Layout, makeTensor, PLAIN, readTensor, recorderOf, roundInput, submit, uploadWords } from './tensors.js';
+
+/** What one head keeps. */
+interface HeadIndex {
+  readonly visible: Visibility;
+  readonly words: readonly number[];
+  /** arg0, arg1 and arg2 of the head's entry. */
+  readonly args: readonly [number, number, number];
+}
+
+// Filling for index words that no kernel may read: as a key or block number it lies far outside.
+const JUNK = 0x7ffffff0;
+
+/** A random pattern of one head, made to hit run gaps of 64 and 65 and columns inside and outside of runs. */
+function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Random): HeadIndex {
+  const offset = queryOffsetOf(shape);
+  const end = offset + shape.queries;
+  switch (kernel) {
+    case 'dense':
+      return { visible: keysOfDense(shape), words: [], args: [0, 0, 0] };
+    case 'a_shape': {
+      const [initSize, localSize] = [random.integer(0, Math.min(100, end)), random.integer(1, Math.min(150, end))];
+      // Tri-shape every other time: the last rows see every key.
+      const last = random.pick([0, random.integer(1, shape.queries)]);
+      const visible = keysOfAShape(shape, initSize, localSize);
+      const causal = keysOfDense(shape);
+      return {
+        visible: (row, key) => visible(row, key) || (row >= shape.queries - last && causal(row, key)),
+        words: [],
+        args: [initSize, localSize, last],
+      };
+    }
+    case 'vertical_slash': {
+      const columns = random.distinct(random.integer(0, 70), 0, shape.keys - 1);
+      const slashes = new Set([0]);
+      let s = 0;
+      for (let i = random.integer(0, 12); i > 0; i--) {
+        s += random.pick([1, 2, 63, 64, 65, 66, 130, random.integer(1, 300)]);
+        if (s < shape.keys) slashes.add(s);
+      }
+      const sorted = [...slashes].sort((a, b) => a - b);
+      const runs = slashRuns(sorted);
+      const words = [
+        columns.length,
+        runs.length,
+        JUNK,
+        JUNK,
+        ...columns,
+        JUNK,
+        ...runs.flatMap((run) => [run.lo, run.hi, run.prefix]),
+        JUNK,
+      ];
+      return { visible: keysOfVerticalSlash(shape, columns, sorted), words, args: [columns.length + 1, runs.length, 0] };
+    }
+    case 'block_sparse': {
+      const room = blocksPerRow(shape, random.integer(1, Math.ceil(shape.keys / BLOCK) + 1));
+      const blocks = Array.from({ length: Math.ceil(shape.queries / BLOCK) }, (_, b) => {
+        const { first, last } = blockPositions(shape, b);
+        const diagonal = new Set([Math.floor(first / BLOCK), Math.floor(last / BLOCK)]);
+        return [...random.distinct(room - diagonal.size, 0, Math.floor(first / BLOCK) - 1), ...diagonal];
+      });
+      const words = blocks.flatMap((list) => Array.from({ length: room }, (_, i) => list[i] ?? JUNK));
+      return { visible: keysOfBlockSparse(shape, blocks), words, args: [room, 0, 0] };
+    }
+  }
+}
+
+/** One run of a matrix-tier kernel. */
+export interface MatrixRun {
+  readonly kernel: AttentionKernel;
+  readonly shape: AttentionShape;
+  readonly tiling: MatrixTiling;
+  readonly storage?: MatrixStorage;
+  readonly layout?: Layout;
+  readonly lse?: boolean;
+  /** Submit heads and row tiles one dispatch each, as a scheduler may. */
+  readonly split?: boolean;
+  /** Multiplies keys from this one on, so that row maxima rise late. */
+  readonly boost?: { readonly key: number; readonly factor: number };
+}
+
+/**
+ * Runs a matrix-tier kernel on random tensors and a random index and compares o and lse with the oracle. On a
+ * device without subgroup matrices the kernel's emulation runs.
+ */
+export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRun): Promise<void> {
+  const { device } = ctx;
+  const { kernel, shape, tiling, storage = 'f16-wide', layout = PLAIN } = run;
+  const { heads, kvHeads, queries, keys, headDim } = shape;
+  const random = randomOf(ctx, name);
+  const offset = queryOffsetOf(shape);
+  const raw = randomLayer(shape, random.integer(0, 2 ** 31));
+  if (run.boost) {
+    const { key, factor } = run.boost;
+    for (let head = 0; head < kvHeads; head++) {
+      for (let i = (head * keys + key) * headDim; i < (head + 1) * keys * headDim; i++) raw.k[i] = (raw.k[i] as number) * factor;
+    }
+  }
+  const input = roundInput(raw);
+  const index = Array.from({ length: heads }, () => randomIndex(kernel, shape, random));
+  const offsets: number[] = [];
+  const words = [JUNK, JUNK, JUNK];
+  for (const head of index) {
+    offsets.push(words.length);
+    words.push(...head.words);
+  }
+  // Keys after the last row's position are visible to nobody: NaN shows whoever reads them.
+  const hidden = (x: AttentionInput['k']): Float32Array => {
+    const copy = new Float32Array(x);
+    for (let head = 0; head < kvHeads; head++)
+      copy.fill(Number.NaN, (head * keys + offset + queries) * headDim, (head + 1) * keys * headDim);
+    return copy;
+  };
+  const dtype = 'f16';
+  const querySize = { heads, rows: queries, headDim };
+  const keySize = { heads: kvHeads, rows: keys, headDim };
+  const q = makeTensor(device, querySize, dtype, layout, input.q);
+  const k = makeTensor(device, keySize, dtype, layout, hidden(input.k));
+  const v = makeTensor(device, keySize, dtype, layout, hidden(input.v));
+  const o = makeTensor(device, querySize, dtype, layout);
+  const lse = makeTensor(device, { heads: 1, rows: 1, headDim: heads * queries }, 'f32', { ...PLAIN, offset: 8 });
+  const indexBuffer = uploadWords(device, new Uint32Array(words));
+  const entries = uploadWords(
+    device,
+    new Uint32Array(index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0])),
+  );
+  const ops: MatrixOps | undefined = matrixShapes(device).length > 0 ? undefined : emulatedOps(tiling.shape);
+  const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
+  const windows = [q, k, v, o].map((tensor, i) => bindWindow(device, 'qkvo'.charAt(i), tensor, 0, tensor.heads));
+  const recorder = recorderOf(device);
+  const tiles = Math.ceil(queries / matrixBlockM(tiling));
+  const invocations = tiles * heads * tiling.subgroups * SUBGROUP_SIZE;
+  const bank = ops ? [recorder.workspace('emulated matrices', invocations * EMULATION_BYTES)] : [];
+  const record = (rowTileEnd: number, rowTiles: number, headStart: number, headCount: number): void => {
+    const params = new Uint32Array(24);
+    params.set([queries, keys, offset]);
+    new Float32Array(params.buffer)[3] = scaleOf(input) * Math.LOG2E;
+    params.set([rowTileEnd, headStart, run.lse ? 1 : 0], 4);
+    params.set(
+      windows.flatMap((w) => [w.base, w.headStride, w.rowStride]),
+      7,
+    );
+    params.set([lse.offset, 1], 19);
+    recorder.dispatch({
+      stage: 'kernel',
+      shader,
+      bindings: [recorder.constant('params', params), ...windows.map((w) => w.range), lse.buffer, entries, indexBuffer, ...bank],
+      workgroups: [rowTiles, headCount],
+    });
+  };
+  await gpuOf(device).pipelines.prepare([shader]);
+  if (run.split) {
+    for (let head = 0; head < heads; head++) {
+      for (let tile = tiles; tile > 0; tile -= 2) record(tile, Math.min(2, tile), head, 1);
+    }
+  } else {
+    record(tiles, tiles, 0, heads);
+  }
+  submit(recorder);
+  const actual = await readTensor(device, o, 'o');
+  const actualLse = await readTensor(device, lse, 'lse');
+  for (const { buffer } of [q, k, v, o, lse]) buffer.destroy();
+  for (const buffer of [indexBuffer, entries]) buffer.destroy();
+
+  const expected = attentionRows(input, (head) => (index[head] as HeadIndex).visible);
+  const what = `${shader.label} ${JSON.stringify(shape)}`;
+  const error = relativeError(actual, expected.o);
+  const worst = worstRowError(actual, expected.o, headDim);
+  const where = (row: number): string => `head ${Math.floor(row / queries)} row ${row % queries}`;
+  assert(error <= 2e-3, `${what}: o has relative error ${error}, allowed 2e-3; worst ${where(worst.row)}: ${worst.error}`);
+  assert(worst.error <= 1.6e-2, `${what}: o of ${where(worst.row)} has relative error ${worst.error}, allowed 1.6e-2`);
+  if (run.lse) {
+    expected.lse.forEach((value, row) => {
+      const difference = Math.abs((actualLse[row] as number) - value);
+      assert(
+        difference <= 2e-3 * Math.max(4, Math.abs(value)),
+        `${what}: lse of ${where(row)} is ${actualLse[row]}, expected ${value}`,
+      );
+    });
+  } else {
+    assert(actualLse.every(Number.isNaN), `${what}: lse was written without being asked for`);
+  }
+}
+
+/** Matrix shapes to test: the device's own, or all in emulation. */
+function shapes(ctx: SuiteContext): readonly MatrixShape[] {
+  const own = matrixShapes(ctx.device);
+  return own.length > 0 ? own : MATRIX_SHAPES;
+}
+
+/** Both ways of ordering a subgroup's memory accesses; emulation knows only one. */
+function syncs(ctx: SuiteContext): readonly MatrixTiling['sync'][] {
+  return matrixShapes(ctx.device).length > 0 ? ['workgroup', 'subgroup'] : ['workgroup'];
+}
+
+/** A tiling that suits every pattern and, at all head sizes up to 128, the memory of software devices. */
+function plainTiling(ctx: SuiteContext, sync: MatrixTiling['sync'] = 'workgroup'): MatrixTiling {
+  const shape = shapes(ctx)[0] as MatrixShape;
+  return {
+    shape,
+    sync,
+    subgroups: 4,
+    strips: 1,
+    keys: 32,
+    scoreKeys: 32,
+    queries: 'registers',
+    staging: 'single',
+    pipelined: false,
+    scorePad: 1,
+  };
+}
+
+const KERNELS: readonly AttentionKernel[] = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'];
+
+const cases: SuiteCase[] = [];
+
+function add(name: string, run: (ctx: SuiteContext, name: string) => Promise<void>): void {
+  cases.push({ name, needs: 'f16', run: (ctx) => run(ctx, name) });
+}
+
+for (const kernel of KERNELS) {
+  for (const headDim of [64, 96, 128]) {
+    add(`${kernel}: head size ${headDim}, lengths, query offsets, grouped heads, lse`, async (ctx, name) => {
+      for (const sync of syncs(ctx)) {
+        const tiling = plainTiling(ctx, sync);
+        for (const n of [1, 63, 64, 65, 200, 300]) {
+          const shape = { heads: 2, kvHeads: n % 2 === 0 ? 1 : 2, queries: n, keys: n, headDim };
+          await checkMatrix(ctx, `${name} ${sync} ${n}`, { kernel, shape, tiling, lse: n !== 64 });
+        }
+        for (const queryOffset of [37, 64]) {
+          const shape = { heads: 4, kvHeads: 2, queries: 100, keys: queryOffset + 100 + 50, headDim, queryOffset };
+          await checkMatrix(ctx, `${name} ${sync} offset ${queryOffset}`, { kernel, shape, tiling, lse: true });
+        }
+      }
+    });
+  }
+
+  add(`${kernel}: strides, offsets and padding of both layouts`, async (ctx, name) => {
+    for (const order of ['hnd', 'nhd'] as const) {
+      for (const [offset, padding, storage] of [
+        [0, 0, 'f16-wide'],
+        [264, 8, 'f16-wide'],
+        [260, 12, 'f16'],
+      ] as const) {
+        // Each storage format is a program of its own: one pattern shows it.
+        if (storage === 'f16' && kernel !== 'dense') continue;
+        const shape = { heads: 4, kvHeads: 2, queries: 70, keys: 110, headDim: 64 };
+        const layout = { order, offset, padding };
+        await checkMatrix(ctx, `${name} ${order} ${padding}`, {
+          kernel,
+          shape,
+          tiling: plainTiling(ctx),
+          storage,
+          layout,
+          lse: true,
+        });
+      }
+    }
+  });
+
+  add(`${kernel}: maxima that rise late, scales of zero and below, work cut into many dispatches`, async (ctx, name) => {
+    const tiling = plainTiling(ctx);
+    const shape = { heads: 2, kvHeads: 1, queries: 130, keys: 170, headDim: 64 };
+    const run = { kernel, tiling, lse: true };
+    await checkMatrix(ctx, `${name} late`, { ...run, shape, boost: { key: 90, factor: 10 } });
+    for (const scale of [0, -0.2]) await checkMatrix(ctx, `${name} ${scale}`, { ...run, shape: { ...shape, scale } });
+    await checkMatrix(ctx, `${name} split`, { ...run, shape: { ...shape, queries: 330, keys: 330 }, split: true });
+  });
+}
+
+add('head size 80: columns that do not fill the last group', (ctx, name) => {
+  const shape = { heads: 2, kvHeads: 1, queries: 150, keys: 187, headDim: 80 };
+  return checkMatrix(ctx, name, {
+    kernel: 'vertical_slash',
+    shape,
+    tiling: plainTiling(ctx),
+    lse: true,
+    boost: { key: 70, factor: 6 },
+  });
+});
+
+/** What makes two tilings different programs. */
+function program({ subgroups, keys, scoreKeys, ...rest }: TilingShape): string {
+  return JSON.stringify({ ...rest, parts: Math.min(keys / scoreKeys, 2), narrow: scoreKeys === 16 });
+}
+
+// Software devices compile slowly: of tilings that differ in sizes only, the one with the least workgroup.
+// bench/tune/matrix_tune.ts checks them all.
+const programs = new Map(MATRIX_TILINGS.map((t) => [program(t), t]));
+for (const t of programs.values()) {
+  add(`tiling ${JSON.stringify(t)}`, async (ctx, name) => {
+    for (const sync of syncs(ctx)) {
+      const tiling: MatrixTiling = { ...t, shape: shapes(ctx)[0] as MatrixShape, sync };
+      const kernel = tilingProblem('vertical_slash', 32, tiling) ? 'a_shape' : 'vertical_slash';
+      const shape = { heads: 2, kvHeads: 1, queries: 150, keys: 187, headDim: 32 };
+      await checkMatrix(ctx, name, { kernel, shape, tiling, lse: true, boost: { key: 70, factor: 6 } });
+    }
+  });
+}
+
+add('every matrix shape', async (ctx, name) => {
+  for (const shape of shapes(ctx)) {
+    const size = { heads: 1, kvHeads: 1, queries: 100, keys: 100, headDim: 32 };
+    const tiling: MatrixTiling = { ...plainTiling(ctx), shape, subgroups: 2, keys: 32 };
+    await checkMatrix(ctx, `${name} ${JSON.stringify(shape)}`, { kernel: 'dense', shape: size, tiling, lse: true });
+  }
+});
+
+/** The matrix tier's attention kernels, emulated where the device has no subgroup matrices. */
+export const matrixCases: readonly SuiteCase[] = cases;

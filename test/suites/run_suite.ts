@@ -1,0 +1,45 @@
+import { describe, inject, test } from 'vitest';
+import { openDevice } from '../../src/device/open.js';
+import { profileDevice, TIERS } from '../../src/device/profile.js';
+import { runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** All random input derives from it; set it with the environment variable SEED. */
+    seed: number;
+    /** What runs the suite: `dawn` in Node or `browser`. */
+    runtime: 'dawn' | 'browser';
+    /** Tiers to run, separated by spaces. Tiers that the device lacks are skipped by name. */
+    tiers: string;
+    /** Why this project cannot run here; empty when it can. */
+    missing: string;
+  }
+}
+
+/** Registers the cases for every tier of the project, on one device of the project's adapter. */
+export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
+  const missing = inject('missing');
+  if (missing) {
+    console.warn(`skipped: ${missing}`);
+    describe(`skipped: ${missing}`, () => {
+      for (const { name } of cases) test.skip(name);
+    });
+    return;
+  }
+  const runtime = inject('runtime');
+  const device = runtime === 'dawn' ? await (await import('../../src/device/node.js')).openNodeDevice() : await openDevice();
+  const wanted = inject('tiers').split(' ');
+  for (const tier of TIERS.filter((t) => wanted.includes(t))) {
+    if (tier === 'f16' && !device.features.has('shader-f16')) {
+      describe('tier f16 (this adapter has no shader-f16)', () => {
+        for (const { name } of cases) test.skip(name);
+      });
+      continue;
+    }
+    const profile = profileDevice(device, tier);
+    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name: `${runtime}, ${profile.name}, tier ${tier}` };
+    describe(`${profile.name}, tier ${tier}`, () => {
+      for (const c of cases) test.skipIf(c.needs === 'f16' && tier === 'portable')(c.name, () => runCase(c, ctx));
+    });
+  }
+}

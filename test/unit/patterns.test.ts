@@ -1,0 +1,174 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { runCli } from '../../src/cli/app.js';
+import { heatmapSvg } from '../../src/cli/heatmap.js';
+import { MinferenceError } from '../../src/errors.js';
+import {
+  headConfigOf,
+  parsePatternConfig,
+  patternsForLayer,
+  serializePatternConfig,
+  summarizePatternConfig,
+} from '../../src/patterns/config.js';
+import { configForModel, findModel, MODELS } from '../../src/patterns/models.js';
+
+const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
+const published = path('../../../shared/data/minference-configs/');
+const own = path('../../assets/configs/smollm2-135m-layer9.json');
+
+/** Head patterns as a file has them. */
+const VS = ['vertical_and_slash', 1000, 6096, 0.9];
+const STREAM = ['stream_llm', 100, 800, 0.5];
+const BLOCKS = ['block_sparse', 60, 1, 0.25];
+const SMALL = [
+  { '0': VS, '1': STREAM, '2': BLOCKS },
+  { '0': ['vertical_and_slash', 10, 20, 1], '1': ['block_sparse', 0, 0, 0], '2': STREAM },
+];
+
+function thrown(run: () => unknown): MinferenceError {
+  try {
+    run();
+  } catch (error) {
+    if (error instanceof MinferenceError) return error;
+    throw error;
+  }
+  throw new Error('nothing was thrown');
+}
+
+describe('pattern files', () => {
+  for (const { file, layers, heads, names } of MODELS) {
+    test.skipIf(!existsSync(published + file))(`${file} is read and written unchanged`, async () => {
+      const text = readFileSync(published + file, 'utf8');
+      const config = parsePatternConfig(text, file);
+      expect(JSON.parse(serializePatternConfig(config))).toEqual(JSON.parse(text));
+      const summary = summarizePatternConfig(config);
+      expect([summary.layers, summary.headsPerLayer, summary.heads]).toEqual([layers, heads, layers * heads]);
+      expect(summary.mix.reduce((sum, m) => sum + m.heads, 0)).toBe(layers * heads);
+      const loaded = await configForModel(
+        names[0] as string,
+        async (name) => JSON.parse(readFileSync(published + name, 'utf8')) as unknown,
+      );
+      expect(loaded.config.layers).toEqual(config.layers);
+      for (let layer = 0; layer < layers; layer++) {
+        expect(patternsForLayer(config, layer, loaded.options)).toHaveLength(heads);
+      }
+    });
+  }
+
+  test('the file of this project is read and written unchanged', () => {
+    const text = readFileSync(own, 'utf8');
+    const config = parsePatternConfig(text, own);
+    expect(serializePatternConfig(config)).toBe(text);
+    expect(config.layers.map((l) => l.length)).toEqual([9]);
+  });
+
+  test.each([
+    ['{}', 'list of layers'],
+    ['[]', 'list of layers'],
+    ['[1', 'not JSON'],
+    [[[]], 'layer 0'],
+    [[{}], 'layer 0'],
+    [[{ '0': VS }, { '1': VS }], 'layer 1'],
+    [[{ '0': VS, x: VS }], 'layer 0'],
+    [[{ '0': VS, '01': VS }], 'layer 0'],
+    [[{ '0': VS }, { '0': VS, '1': ['dense', 1, 2, 3] }], 'layer 1, head 1: pattern'],
+    [[{ '0': ['stream_llm', 1, 2] }], 'layer 0, head 0'],
+    [[{ '0': ['stream_llm', 1.5, 2, 3] }], 'layer 0, head 0: first size'],
+    [[{ '0': ['stream_llm', 1, -2, 3] }], 'layer 0, head 0: second size'],
+    [[{ '0': ['stream_llm', 1, 0, 3] }], 'layer 0, head 0: second size'],
+    [[{ '0': ['vertical_and_slash', 1, 2, null] }], 'layer 0, head 0: score'],
+  ])('%j is refused with its place', (json, place) => {
+    const error = thrown(() => parsePatternConfig(json, 'my.json'));
+    expect(error.code).toBe('file');
+    expect(error.message).toContain('my.json');
+    expect(error.message).toContain(place);
+  });
+
+  test("options act as MInference's", () => {
+    const config = parsePatternConfig(SMALL);
+    expect(patternsForLayer(config, 0)).toEqual([
+      { kind: 'vertical_slash', verticalSize: 1000, slashSize: 6096 },
+      { kind: 'a_shape', initSize: 100, localSize: 800 },
+      { kind: 'block_sparse', topK: 60 },
+    ]);
+    expect(patternsForLayer(config, 1).slice(0, 2)).toEqual([
+      { kind: 'vertical_slash', verticalSize: 30, slashSize: 50 },
+      { kind: 'block_sparse', topK: 100 },
+    ]);
+    expect(patternsForLayer(config, 0, { budgetRatio: 0.25 })).toEqual([
+      { kind: 'vertical_slash', verticalSize: 250, slashSize: 1524 },
+      { kind: 'a_shape', initSize: 25, localSize: 200 },
+      { kind: 'block_sparse', topK: 15 },
+    ]);
+    expect(patternsForLayer(config, 0, { startingLayer: 1 })).toEqual(new Array(3).fill({ kind: 'dense' }));
+    expect(patternsForLayer(config, 0, { vsOnly: true })).toEqual([
+      { kind: 'vertical_slash', verticalSize: 1000, slashSize: 6096 },
+      { kind: 'vertical_slash', verticalSize: 100, slashSize: 800 },
+      { kind: 'vertical_slash', verticalSize: 1000, slashSize: 6096 },
+    ]);
+    expect(patternsForLayer(config, 0, { vsOnly: { verticalSize: 40, slashSize: 400 } })).toEqual(
+      new Array(3).fill({ kind: 'vertical_slash', verticalSize: 40, slashSize: 400 }),
+    );
+    expect(patternsForLayer(config, 7, { numHeads: 2 })).toEqual(
+      new Array(2).fill({ kind: 'vertical_slash', verticalSize: 1000, slashSize: 6096 }),
+    );
+    expect(thrown(() => patternsForLayer(config, 7)).argument).toBe('layer');
+    expect(thrown(() => patternsForLayer(config, 0, { numHeads: 5 })).argument).toBe('numHeads');
+    expect(thrown(() => patternsForLayer(config, 0, { budgetRatio: Number.NaN })).argument).toBe('budgetRatio');
+  });
+
+  test('patterns become file entries again', () => {
+    const config = parsePatternConfig(SMALL);
+    const entries = patternsForLayer(config, 0).map((p) => headConfigOf(p, 0.5));
+    expect(entries.map((e) => [e.pattern, e.first, e.second])).toEqual([VS, STREAM, BLOCKS].map((x) => x.slice(0, 3)));
+    expect(thrown(() => headConfigOf({ kind: 'dense' }, 1)).code).toBe('invalid-argument');
+  });
+
+  test('models are found by name, and wrong files refused', async () => {
+    expect(findModel('llama-3.1-8b-instruct')?.layers).toBe(32);
+    expect(findModel('meta-llama/Meta-Llama-3.1-8B-Instruct')).toBe(findModel('LLAMA-3.1-8B-INSTRUCT'));
+    expect(findModel('nothing')).toBeUndefined();
+    await expect(configForModel('nothing', async () => SMALL)).rejects.toMatchObject({
+      code: 'invalid-argument',
+      argument: 'model',
+    });
+    await expect(configForModel('Qwen2-7B-Instruct', async () => SMALL)).rejects.toMatchObject({ code: 'file' });
+    await expect(configForModel('Qwen2-7B-Instruct', () => Promise.reject(new Error('offline')))).rejects.toThrow('offline');
+  });
+});
+
+describe('commands', () => {
+  async function cli(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+    let out = '';
+    let err = '';
+    const code = await runCli(args, {
+      stdout: (t) => {
+        out += t;
+      },
+      stderr: (t) => {
+        err += t;
+      },
+    });
+    return { code, out, err };
+  }
+
+  test('config shows and counts a file', async () => {
+    const text = await cli('config', own);
+    expect(text.code).toBe(0);
+    expect(text.out).toContain('1 layers of 9 heads');
+    const json = await cli('config', own, '--json');
+    expect(JSON.parse(json.out)).toMatchObject({ layers: 1, headsPerLayer: 9, heads: 9 });
+    const missing = await cli('config', path('./no such file.json'));
+    expect(missing.code).toBe(1);
+    expect(missing.err).toContain('cannot be read');
+  });
+
+  test('a heat map is drawn of what it is given', () => {
+    const map = { head: 1, cell: 8, rows: 2, keys: 2, values: Float32Array.of(1, 0, 0.75, 0.25) };
+    const svg = heatmapSvg({ map, coverage: Float32Array.of(1, 0, 0.5, 1), title: 'a <b> & c', subtitle: 'd' });
+    expect(svg).toContain('a &#60;b&#62; &#38; c');
+    expect(svg.match(/<rect x="[^/]*fill="#b00000"/g)).toHaveLength(3);
+    expect(svg.match(/<rect x="[^/]*y="[^/]*fill-opacity="0\.\d+"\/>/g)?.length).toBeGreaterThanOrEqual(3);
+  });
+});

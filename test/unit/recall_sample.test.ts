@@ -1,0 +1,35 @@
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { runCli } from '../../src/cli/app.js';
+import { createNodeGpu } from '../../src/device/node.js';
+import { parsePatternConfig } from '../../src/patterns/config.js';
+
+const file = fileURLToPath(new URL('../../assets/configs/smollm2-135m-layer9.json', import.meta.url));
+const adapter = await createNodeGpu().requestAdapter();
+
+/** What `recall --json` prints. */
+interface RecallJson {
+  readonly seqLen: number;
+  readonly heads: readonly { readonly recall: number; readonly density: number; readonly error: number }[];
+}
+
+test.skipIf(!adapter)('the searched patterns of the real layer keep what their file says', { timeout: 300_000 }, async () => {
+  let out = '';
+  const code = await runCli(['recall', '--config', file, '--json'], {
+    stdout: (t) => {
+      out += t;
+    },
+    stderr: () => {},
+  });
+  expect(code).toBe(0);
+  const { seqLen, heads } = JSON.parse(out) as RecallJson;
+  expect(seqLen).toBe(4096);
+  const scores = parsePatternConfig(readFileSync(file, 'utf8')).layers[0]?.map((h) => h.score) ?? [];
+  expect(heads).toHaveLength(scores.length);
+  heads.forEach((h, i) => expect(Math.abs(h.recall - (scores[i] as number))).toBeLessThan(1e-3));
+  const mean = (of: (h: RecallJson['heads'][number]) => number): number =>
+    heads.reduce((sum, h) => sum + of(h), 0) / heads.length;
+  expect(mean((h) => h.recall)).toBeGreaterThan(0.96);
+  expect(mean((h) => h.density)).toBeLessThan(0.25);
+});

@@ -1,0 +1,91 @@
+import { existsSync } from 'node:fs';
+import { playwright } from '@vitest/browser-playwright';
+import { configDefaults, defineConfig } from 'vitest/config';
+
+// SEED=123 npm test repeats the run that printed 123.
+const seed = Number(process.env['SEED'] ?? Date.now() % 2 ** 31);
+const chromium = process.env['CHROMIUM'] ?? '/usr/bin/chromium';
+const swiftshader = process.env['SWIFTSHADER_ICD'] ?? '/usr/lib/chromium/vk_swiftshader_icd.json';
+
+const absent = (path: string, what: string, variable: string): string =>
+  existsSync(path) ? '' : `no ${what} at ${path} (set ${variable}, or run scripts/setup.sh --tests)`;
+
+const chromiumMissing = absent(chromium, 'Chromium', 'CHROMIUM');
+
+// Chromium's own software adapter, so that the result does not depend on the machine's GPU.
+const headlessChromium = {
+  enabled: true,
+  headless: true,
+  screenshotFailures: false,
+  provider: playwright({
+    launchOptions: {
+      executablePath: chromium,
+      args: [
+        '--enable-unsafe-webgpu',
+        '--use-webgpu-adapter=swiftshader',
+        '--enable-features=Vulkan',
+        '--use-vulkan=swiftshader',
+        '--no-sandbox',
+      ],
+    },
+  }),
+  instances: [{ browser: 'chromium' as const }],
+};
+
+const suites = ['test/suites/*.test.ts'];
+
+export default defineConfig({
+  build: {
+    target: 'es2022',
+    sourcemap: true,
+    lib: {
+      entry: {
+        index: 'src/index.ts',
+        node: 'src/node.ts',
+        reference: 'src/reference/index.ts',
+        cli: 'src/cli/main.ts',
+      },
+      formats: ['es'],
+    },
+    rollupOptions: {
+      external: [/^node:/, '@petamoriken/float16', 'cli-progress', 'commander', 'webgpu'],
+    },
+  },
+  test: {
+    exclude: [...configDefaults.exclude, 'dist'],
+    // A software adapter compiles and runs everything on the CPU.
+    testTimeout: 900_000,
+    hookTimeout: 900_000,
+    maxWorkers: 2,
+    provide: { seed, runtime: 'dawn', tiers: 'portable f16', missing: '' },
+    projects: [
+      { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },
+      { extends: true, test: { name: 'null', include: ['test/null/*.test.ts'], pool: 'forks' } },
+      { extends: true, test: { name: 'gpu', include: suites, pool: 'forks' } },
+      // Matrix kernels, emulated on devices without subgroup matrices: slow, so `npm run test:matrix` runs them alone.
+      { extends: true, test: { name: 'matrix', include: ['test/emulated/*.test.ts'], pool: 'forks' } },
+      {
+        extends: true,
+        test: {
+          name: 'swiftshader',
+          include: suites,
+          pool: 'forks',
+          env: { VK_DRIVER_FILES: swiftshader },
+          provide: { tiers: 'portable', missing: absent(swiftshader, 'SwiftShader', 'SWIFTSHADER_ICD') },
+        },
+      },
+      {
+        extends: true,
+        // Node-only modules are imported only in Node by the wrappers that all projects share.
+        optimizeDeps: { include: ['fast-check', '@petamoriken/float16'], exclude: ['webgpu'] },
+        test: {
+          name: 'browser',
+          include: suites,
+          fileParallelism: false,
+          provide: { runtime: 'browser', missing: chromiumMissing },
+          ...(chromiumMissing ? {} : { browser: headlessChromium }),
+        },
+      },
+    ],
+  },
+});
