@@ -70,6 +70,7 @@ interface Options {
   readonly rows: string;
   readonly json?: string;
   readonly emulate?: boolean;
+  readonly assume?: boolean;
   readonly check: boolean;
 }
 
@@ -300,7 +301,7 @@ async function main(options: Options): Promise<void> {
     number,
     number,
   ];
-  const listed = emulate ? MATRIX_SHAPES : matrixShapes(device);
+  const listed = emulate || options.assume ? MATRIX_SHAPES : matrixShapes(device);
   const wantedShapes = options.shapes.split(',');
   const shapes = listed.filter(({ m, n, k }) => wantedShapes.includes(`${m}x${n}x${k}`));
   if (shapes.length === 0)
@@ -417,6 +418,7 @@ const program = new Command('matrix_tune')
   .option('--rows <n>', 'rows to check of each output', '6')
   .option('--json <path>', 'write results there')
   .option('--emulate', 'emulate matrices')
+  .option('--assume', 'trust --shapes instead of the list of the adapter')
   .option('--no-check', 'skip the checks on small inputs');
 program.parse();
 await main(program.opts<Options>());

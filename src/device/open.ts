@@ -9,12 +9,12 @@ export interface OpenDeviceOptions {
   readonly forceFallbackAdapter?: boolean;
   /**
    * Extra features to enable when the adapter has them, beside those that the kernels use
-   * (`shader-f16`, `subgroups`, `timestamp-query`).
+   * (`shader-f16`, `subgroups`, `timestamp-query`, `chromium-experimental-subgroup-matrix`).
    */
   readonly optionalFeatures?: readonly string[];
 }
 
-const USEFUL_FEATURES = ['shader-f16', 'subgroups', 'timestamp-query'];
+const USEFUL_FEATURES = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'];
 
 /**
  * Opens a device with every feature and the largest limits that the kernels can use, in a browser or in

@@ -106,12 +106,24 @@ export function plantedLayer(
   const random = new Random(seed);
   const offset = queryOffsetOf(shape);
   const scale = shape.scale ?? 1 / Math.sqrt(headDim);
-  // Codes have squared norm about headDim * amplitude^2 = strength / scale.
+  // Codes have squared norm headDim * amplitude^2 = strength / scale.
   const amplitude = Math.sqrt(strength / scale / headDim);
   const keyBlocks = Math.ceil(keys / 64);
-  const keyCodes = random.normals(kvHeads * keys * headDim, amplitude);
-  const blockCodes = random.normals(kvHeads * keyBlocks * headDim, amplitude);
-  const columnCodes = random.normals(kvHeads * headDim, amplitude);
+  // Of exactly that norm: a code that is short by chance would hide all columns that share it.
+  const codes = (count: number): Float32Array => {
+    const list = random.normals(count * headDim);
+    for (let at = 0; at < list.length; at += headDim) {
+      const code = list.subarray(at, at + headDim);
+      const norm = Math.sqrt(code.reduce((sum, x) => sum + x * x, 0));
+      code.forEach((x, d) => {
+        code[d] = (x * amplitude * Math.sqrt(headDim)) / norm;
+      });
+    }
+    return list;
+  };
+  const keyCodes = codes(kvHeads * keys);
+  const blockCodes = codes(kvHeads * keyBlocks);
+  const columnCodes = codes(kvHeads);
   const q = random.normals(heads * queries * headDim, 0.1);
   const k = random.normals(kvHeads * keys * headDim, 0.1);
   const v = random.normals(kvHeads * keys * headDim);

@@ -1,6 +1,7 @@
 import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
+  MATRIX_FEATURE,
   MATRIX_SHAPES,
   MATRIX_TILINGS,
   type MatrixShape,
@@ -161,7 +162,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     device,
     new Uint32Array(index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0])),
   );
-  const ops: MatrixOps | undefined = matrixShapes(device).length > 0 ? undefined : emulatedOps(tiling.shape);
+  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape);
   const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
   const windows = [q, k, v, o].map((tensor, i) => bindWindow(device, 'qkvo'.charAt(i), tensor, 0, tensor.heads));
   const recorder = recorderOf(device);
