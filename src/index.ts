@@ -7,10 +7,12 @@
 
 export { type OpenDeviceOptions, openDevice } from './device/open.js';
 export type { MemoryReport } from './device/pool.js';
-export { availableTiers, type DeviceProfile, profileDevice, TIERS, type Tier } from './device/profile.js';
+export { availableTiers, type DeviceProfile, profileDevice, TIERS, type Tier, type TilingOverrides } from './device/profile.js';
 export { STAGES, type Stage } from './device/recorder.js';
+export type { MatrixShape, MatrixSync } from './device/subgroup_matrix.js';
 export { type ErrorCode, type ErrorDetails, MinferenceError } from './errors.js';
-export { HEAD_DIMS, INDEX_BLOCK } from './kernels/attention.js';
+export { type AttentionKernel, type AttentionTiling, HEAD_DIMS, INDEX_BLOCK } from './kernels/attention.js';
+export type { MatrixStaging, MatrixTiling } from './kernels/matrix_config.js';
 export type { DType } from './kernels/tensor.js';
 export {
   CONFIG_PATTERNS,

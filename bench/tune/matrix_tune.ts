@@ -12,18 +12,15 @@ import { Command } from 'commander';
 import { openNodeDevice } from '../../src/device/node.js';
 import { PipelineCache, type ShaderSpec } from '../../src/device/pipelines.js';
 import { profileDevice } from '../../src/device/profile.js';
+import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
 import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   estimateRegisters,
-  MATRIX_FEATURE,
-  MATRIX_SHAPES,
   MATRIX_TILINGS,
   type MatrixTiling,
   matrixBlockM,
-  matrixShapes,
   matrixWorkgroupBytes,
-  SUBGROUP_SIZE,
   tilingProblem,
 } from '../../src/kernels/matrix_config.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';

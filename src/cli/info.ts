@@ -1,6 +1,9 @@
-import { availableTiers, profileDevice } from '../device/profile.js';
+import { availableTiers, type DeviceProfile, profileDevice } from '../device/profile.js';
+import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { MinferenceError } from '../errors.js';
-import { type AttentionTiling, chooseTiling, HEAD_DIMS, workgroupBytes } from '../kernels/attention.js';
+import { HEAD_DIMS, workgroupBytes } from '../kernels/attention.js';
+import { chooseKernelTiling } from '../kernels/choose.js';
+import { matrixBlockM, matrixWorkgroupBytes } from '../kernels/matrix_config.js';
 import type { RegisterCommand } from './app.js';
 import { addDeviceOptions, type DeviceOptions, withDevice } from './device.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
@@ -32,7 +35,7 @@ export const registerInfo: RegisterCommand = (program, action) => {
         const features = [...device.features].sort();
         const limits = Object.fromEntries(LIMITS.map(([name]) => [name, device.limits[name]]));
         const tilings = tiers.flatMap((tier) =>
-          HEAD_DIMS.map((headDim) => ({ tier, headDim, ...tilingOf(() => chooseTiling(profileDevice(device, tier), headDim)) })),
+          HEAD_DIMS.map((headDim) => ({ tier, headDim, ...tilingOf(profileDevice(device, tier), headDim) })),
         );
         const adapter = formatTable([
           ['adapter', profile.name],
@@ -53,10 +56,10 @@ export const registerInfo: RegisterCommand = (program, action) => {
               String(t.headDim),
               ...('tiling' in t
                 ? [
-                    `${t.tiling.blockM} x ${4 * t.tiling.threadsX}`,
-                    String(t.tiling.threadsX * t.tiling.threadsY),
-                    t.tiling.tile,
-                    formatBytes(workgroupBytes(t.headDim, t.tiling)),
+                    `${t.tiling.blockM} x ${t.tiling.blockN}`,
+                    String(t.tiling.threads),
+                    t.tiling.staged,
+                    formatBytes(t.tiling.workgroupBytes),
                   ]
                 : ['none fits', '', '', '']),
               ...[2, 4].map((bytes) => formatCount(longestHead(device, t.headDim, bytes))),
@@ -81,9 +84,41 @@ export const registerInfo: RegisterCommand = (program, action) => {
   );
 };
 
-function tilingOf(choose: () => AttentionTiling): { tiling: AttentionTiling } | { error: string } {
+/** What a dense attention workgroup looks like. */
+interface TilingSummary {
+  readonly blockM: number;
+  readonly blockN: number;
+  readonly threads: number;
+  readonly staged: string;
+  readonly workgroupBytes: number;
+}
+
+function tilingOf(profile: DeviceProfile, headDim: number): { tiling: TilingSummary } | { error: string } {
   try {
-    return { tiling: choose() };
+    const tiling = chooseKernelTiling(profile, 'dense', headDim, profile.tier === 'portable' ? 'f32' : 'f16');
+    if (tiling.matrix) {
+      const { matrix } = tiling;
+      const { m, n, k } = matrix.shape;
+      return {
+        tiling: {
+          blockM: matrixBlockM(matrix),
+          blockN: matrix.keys,
+          threads: matrix.subgroups * SUBGROUP_SIZE,
+          staged: `f16, ${m}x${n}x${k}`,
+          workgroupBytes: matrixWorkgroupBytes(headDim, matrix),
+        },
+      };
+    }
+    const { plain } = tiling;
+    return {
+      tiling: {
+        blockM: plain.blockM,
+        blockN: 4 * plain.threadsX,
+        threads: plain.threadsX * plain.threadsY,
+        staged: plain.tile,
+        workgroupBytes: workgroupBytes(headDim, plain),
+      },
+    };
   } catch (error) {
     if (error instanceof MinferenceError) return { error: error.message };
     throw error;

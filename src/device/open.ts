@@ -1,4 +1,5 @@
 import { MinferenceError } from '../errors.js';
+import { rememberMatrixShapes } from './subgroup_matrix.js';
 
 /** Options of {@link openDevice}. */
 export interface OpenDeviceOptions {
@@ -40,7 +41,7 @@ export async function openDevice(options: OpenDeviceOptions = {}): Promise<GPUDe
   const wanted = [...USEFUL_FEATURES, ...(options.optionalFeatures ?? [])];
   const requiredFeatures = wanted.filter((f) => adapter.features.has(f as GPUFeatureName)) as GPUFeatureName[];
   const limits = adapter.limits;
-  return adapter.requestDevice({
+  const device = await adapter.requestDevice({
     label: 'minference',
     requiredFeatures,
     requiredLimits: {
@@ -53,4 +54,6 @@ export async function openDevice(options: OpenDeviceOptions = {}): Promise<GPUDe
       maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
     },
   });
+  rememberMatrixShapes(device, adapter.info);
+  return device;
 }

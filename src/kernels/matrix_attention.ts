@@ -11,17 +11,10 @@ import storageF16 from '../../shaders/matrix/storage_f16.wgsl?raw';
 import storageF16Wide from '../../shaders/matrix/storage_f16_wide.wgsl?raw';
 import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
+import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { ATTENTION_BINDINGS, type AttentionKernel } from './attention.js';
-import {
-  type MatrixTiling,
-  matrixBlockM,
-  STRIP_ROWS,
-  SUBGROUP_SIZE,
-  scoreStride,
-  stagedStride,
-  tilingProblem,
-} from './matrix_config.js';
+import { type MatrixTiling, matrixBlockM, STRIP_ROWS, scoreStride, stagedStride, tilingProblem } from './matrix_config.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from './matrix_ops.js';
 import { prelude } from './shader_text.js';
 import type { TensorWindow } from './tensor.js';
@@ -679,7 +672,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
         text(
           '{',
           `let l = ${this.#ops.pairSum(`l_${s}`)};
-let inv_l = 1.0 / l;`,
+let inv_l = select(0.0, 1.0 / l, l > 0.0);`,
           this.#eachGroup(this.#t.scoreKeys, (start, columns) =>
             text(
               this.#spill(s, start, columns),

@@ -1,17 +1,8 @@
+import { type MatrixShape, type MatrixSync, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import type { AttentionKernel } from './attention.js';
-
-/** Invocations of a subgroup that the matrix kernels are written for. */
-export const SUBGROUP_SIZE = 32;
 
 /** Rows of a strip: what one subgroup's softmax works on at a time, two invocations a row. */
 export const STRIP_ROWS = 16;
-
-/** One f16 multiply, f32 accumulate of the hardware: `[m, k] x [k, n] + [m, n]`. */
-export interface MatrixShape {
-  readonly m: 8 | 16;
-  readonly n: 8 | 16;
-  readonly k: 8 | 16;
-}
 
 /**
  * How K and V tiles reach workgroup memory:
@@ -39,25 +30,9 @@ export interface MatrixTiling {
   readonly staging: MatrixStaging;
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
-  /**
-   * What orders the accesses of one subgroup's invocations to the workgroup memory that only they use.
-   *
-   * - `workgroup`: `workgroupBarrier`, WGSL's only means.
-   * - `subgroup`: nothing. WGSL has no subgroup barrier; hardware that runs a subgroup's memory instructions
-   *   in order (NVIDIA, Apple) needs none, but no specification promises it, so it must be checked there.
-   */
-  readonly sync: 'subgroup' | 'workgroup';
+  readonly sync: MatrixSync;
   /** Padding of a row of scores, in 16 bytes; steers bank conflicts. */
   readonly scorePad: 1 | 2;
-}
-
-/** One entry of `GPUAdapterInfo.subgroupMatrixConfigs` (Dawn and Chromium). */
-export interface SubgroupMatrixConfig {
-  readonly componentType: string;
-  readonly resultComponentType: string;
-  readonly M: number;
-  readonly N: number;
-  readonly K: number;
 }
 
 /** Query rows of a workgroup. */
@@ -252,34 +227,4 @@ export function chooseMatrixTiling(device: MatrixDevice, kernel: AttentionKernel
       t.subgroups * SUBGROUP_SIZE <= invocations &&
       estimateRegisters(headDim, t).total <= MAX_REGISTERS,
   );
-}
-
-/**
- * The matrix shapes that the kernels can use on a device, best first: f16 inputs, f32 results, and subgroups of 32
- * invocations (Apple's always are, though Dawn reports a range). Empty without the feature
- * `chromium-experimental-subgroup-matrix`.
- */
-export function matrixShapes(device: GPUDevice): MatrixShape[] {
-  if (!device.features.has(MATRIX_FEATURE) || !device.features.has('shader-f16')) return [];
-  const info = device.adapterInfo as GPUAdapterInfo & { readonly subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig> };
-  const fixed = info.subgroupMinSize === SUBGROUP_SIZE && info.subgroupMaxSize === SUBGROUP_SIZE;
-  if (!fixed && info.vendor !== 'apple') return [];
-  return shapesOf(info.subgroupMatrixConfigs ?? []);
-}
-
-/** The feature that the matrix tier needs. */
-export const MATRIX_FEATURE = 'chromium-experimental-subgroup-matrix' as GPUFeatureName;
-
-/** The matrix shapes that the kernels can use, best first. */
-export const MATRIX_SHAPES: readonly MatrixShape[] = [
-  { m: 16, n: 8, k: 16 },
-  { m: 16, n: 16, k: 16 },
-  { m: 8, n: 8, k: 8 },
-  { m: 16, n: 8, k: 8 },
-];
-
-/** Those of the kernels' shapes that a list of configurations has with f16 inputs and f32 results, best first. */
-export function shapesOf(configs: Iterable<SubgroupMatrixConfig>): MatrixShape[] {
-  const listed = [...configs].filter((c) => c.componentType === 'f16' && c.resultComponentType === 'f32');
-  return MATRIX_SHAPES.filter(({ m, n, k }) => listed.some((c) => c.M === m && c.N === n && c.K === k));
 }

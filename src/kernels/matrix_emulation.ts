@@ -1,4 +1,4 @@
-import { type MatrixShape, SUBGROUP_SIZE } from './matrix_config.js';
+import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { type Index, type MatrixOps, plus, times, WORKGROUP_ANY, wgsl } from './matrix_ops.js';
 
 /** The binding, after those of every attention kernel, of the storage buffer that holds emulated matrices. */

@@ -1,5 +1,6 @@
 import type { BindingKind } from '../device/pipelines.js';
-import type { MatrixShape, MatrixTiling } from './matrix_config.js';
+import type { MatrixShape } from '../device/subgroup_matrix.js';
+import type { MatrixTiling } from './matrix_config.js';
 
 /** A workgroup array of `vec4<u32>` that matrices are loaded from. */
 export type TileArray = 'q_tile' | 'k_tile' | 'v_tile' | 's_tile';

@@ -4,7 +4,8 @@ import { blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../index/bloc
 import type { BuiltIndex, IndexLayer } from '../index/layer.js';
 import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
 import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
-import { type AttentionKernel, type AttentionTiling, attentionShader, chooseTiling, INDEX_BLOCK } from '../kernels/attention.js';
+import { type AttentionKernel, INDEX_BLOCK } from '../kernels/attention.js';
+import { chooseKernel } from '../kernels/choose.js';
 import { storageFormat } from '../kernels/shader_text.js';
 import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
@@ -195,8 +196,6 @@ function windowArgs(pattern: HeadPattern): number[] {
 /** Records a group's attention kernel in slices of rows, last rows first. */
 function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, group: IndexedGroup): void {
   const { profile } = options;
-  const tiling = chooseTiling(profile, layer.headDim, layer.q.dtype);
-  const shader = attentionShader(group.kernel, layer.headDim, storageFormat(profile, layer.q.dtype), tiling);
   const first = group.heads[0] as Head;
   const last = group.heads[group.heads.length - 1] as Head;
   const q = bindWindow(rec.device, 'q', layer.q, first.head, last.head + 1);
@@ -204,6 +203,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const v = bindWindow(rec.device, 'v', layer.v, first.kvHead, last.kvHead + 1);
   const o = bindWindow(rec.device, 'o', layer.o, first.head, last.head + 1);
   const lse = bindLse(rec, layer, first.head, last.head + 1);
+  const { shader, blockM } = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, [q, k, v, o]);
   const entries = new Uint32Array(group.heads.length * 8);
   group.heads.forEach((h, i) => {
     const entry = group.entries[i];
@@ -211,7 +211,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   });
   const heads = rec.constant('heads', entries, 'storage');
 
-  for (const slice of sliceRows(layer, tiling, group, options.dispatchFlops)) {
+  for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops)) {
     const params = new Uint32Array([
       layer.seqLen,
       layer.kvLen,
@@ -282,16 +282,16 @@ interface RowSlice {
 }
 
 /** Cuts the tiles of rows into slices of about `budget` floating-point operations, last rows first. */
-function sliceRows(layer: ResolvedLayer, tiling: AttentionTiling, group: IndexedGroup, budget: number): RowSlice[] {
+function sliceRows(layer: ResolvedLayer, blockM: number, group: IndexedGroup, budget: number): RowSlice[] {
   const slices: RowSlice[] = [];
-  const tiles = Math.ceil(layer.seqLen / tiling.blockM);
+  const tiles = Math.ceil(layer.seqLen / blockM);
   let tileEnd = tiles;
   let flops = 0;
   for (let tile = tiles - 1; tile >= 0; tile--) {
-    const rows = Math.min(tiling.blockM, layer.seqLen - tile * tiling.blockM);
-    const visible = layer.queryOffset + tile * tiling.blockM + rows;
+    const rows = Math.min(blockM, layer.seqLen - tile * blockM);
+    const visible = layer.queryOffset + tile * blockM + rows;
     let keys = 0;
-    for (const { pattern } of group.heads) keys += estimateKeys(pattern, visible, layer, tile * tiling.blockM + rows - 1);
+    for (const { pattern } of group.heads) keys += estimateKeys(pattern, visible, layer, tile * blockM + rows - 1);
     const cost = 4 * layer.headDim * rows * keys;
     if (tile + 1 < tileEnd && (flops + cost > budget || tileEnd - tile > 65535)) {
       slices.push({ tileStart: tile + 1, tileEnd, flops });
@@ -334,7 +334,6 @@ export function attentionShaders(
   dtype: Tensor['dtype'],
   kinds: readonly HeadPattern['kind'][],
 ) {
-  const storage = storageFormat(profile, dtype);
-  const tiling = chooseTiling(profile, headDim, dtype);
-  return [...new Set(kinds.map(kernelOf))].map((kernel) => attentionShader(kernel, headDim, storage, tiling));
+  // As for tensors without padding.
+  return [...new Set(kinds.map(kernelOf))].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []).shader);
 }

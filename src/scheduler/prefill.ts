@@ -66,7 +66,8 @@ export class SparsePrefill {
     if (typeof dispatchMs !== 'number' || !(dispatchMs > 0))
       throw invalidArgument('options.dispatchMs', dispatchMs, 'a number above 0');
     this.device = device;
-    this.profile = profileDevice(device, options.tier);
+    const { tilings } = options;
+    this.profile = { ...profileDevice(device, options.tier, options.adapterInfo), ...(tilings ? { tilings } : {}) };
     this.#pipelines = new PipelineCache(device);
     this.#recordPool = new BufferPool(device);
     this.#runPool = new BufferPool(device);

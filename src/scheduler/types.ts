@@ -1,5 +1,5 @@
 import type { MemoryReport } from '../device/pool.js';
-import type { Tier } from '../device/profile.js';
+import type { Tier, TilingOverrides } from '../device/profile.js';
 import type { Stage } from '../device/recorder.js';
 import type { DType } from '../kernels/tensor.js';
 
@@ -148,6 +148,13 @@ export interface SparsePrefillOptions {
    * watchdog and keep the page smooth. Default 100. Servers may raise it.
    */
   readonly dispatchMs?: number;
+  /**
+   * `info` of the adapter that the device came from. The matrix tier needs it, since devices do not tell their matrix
+   * shapes; not needed for devices of `openDevice()`.
+   */
+  readonly adapterInfo?: GPUAdapterInfo;
+  /** Tilings to use instead of the chosen ones: for benchmarks. */
+  readonly tilings?: TilingOverrides;
 }
 
 /** Progress of a running layer. */

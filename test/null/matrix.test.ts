@@ -1,16 +1,14 @@
 import { expect, test } from 'vitest';
 import { openNodeDevice } from '../../src/device/node.js';
+import { MATRIX_FEATURE, MATRIX_SHAPES, shapesOf } from '../../src/device/subgroup_matrix.js';
 import { HEAD_DIMS } from '../../src/kernels/attention.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   chooseMatrixTiling,
   estimateRegisters,
-  MATRIX_FEATURE,
-  MATRIX_SHAPES,
   MATRIX_TILINGS,
   type MatrixTiling,
   matrixWorkgroupBytes,
-  shapesOf,
   tilingProblem,
 } from '../../src/kernels/matrix_config.js';
 

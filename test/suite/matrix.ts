@@ -1,14 +1,16 @@
-import type { AttentionKernel } from '../../src/kernels/attention.js';
-import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   MATRIX_FEATURE,
   MATRIX_SHAPES,
-  MATRIX_TILINGS,
   type MatrixShape,
-  type MatrixTiling,
-  matrixBlockM,
   matrixShapes,
   SUBGROUP_SIZE,
+} from '../../src/device/subgroup_matrix.js';
+import type { AttentionKernel } from '../../src/kernels/attention.js';
+import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
+import {
+  MATRIX_TILINGS,
+  type MatrixTiling,
+  matrixBlockM,
   type TilingShape,
   tilingProblem,
 } from '../../src/kernels/matrix_config.js';

@@ -1,6 +1,6 @@
 import { describe, inject, test } from 'vitest';
 import { openDevice } from '../../src/device/open.js';
-import { profileDevice, TIERS } from '../../src/device/profile.js';
+import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
 import { runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
 
 declare module 'vitest' {
@@ -30,8 +30,8 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
   const device = runtime === 'dawn' ? await (await import('../../src/device/node.js')).openNodeDevice() : await openDevice();
   const wanted = inject('tiers').split(' ');
   for (const tier of TIERS.filter((t) => wanted.includes(t))) {
-    if (tier === 'f16' && !device.features.has('shader-f16')) {
-      describe('tier f16 (this adapter has no shader-f16)', () => {
+    if (!availableTiers(device).includes(tier)) {
+      describe(`skipped: this adapter cannot run tier ${tier}`, () => {
         for (const { name } of cases) test.skip(name);
       });
       continue;
