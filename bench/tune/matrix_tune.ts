@@ -6,7 +6,7 @@
 // First every variant is checked on small inputs and timed on the first dense length; the fastest `--keep` of each
 // number of rows per workgroup go on to the other workloads. `--emulate --lengths 200 --sparse 300 ...` tries the
 // program itself on a device without subgroup matrices.
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { Float16Array } from '@petamoriken/float16';
 import { Command } from 'commander';
 import { openNodeDevice } from '../../src/device/node.js';
@@ -21,6 +21,7 @@ import {
   type MatrixTiling,
   matrixBlockM,
   matrixWorkgroupBytes,
+  type TilingShape,
   tilingProblem,
 } from '../../src/kernels/matrix_config.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
@@ -59,12 +60,14 @@ interface Options {
   readonly lengths: string;
   readonly sparse: string;
   readonly tilings: string;
+  readonly more?: string;
   readonly syncs: string;
   readonly shapes: string;
   readonly sizes: string;
   readonly keep: string;
   readonly passes: string;
   readonly rows: string;
+  readonly warmMs: string;
   readonly json?: string;
   readonly emulate?: boolean;
   readonly assume?: boolean;
@@ -88,6 +91,7 @@ function label(t: MatrixTiling): string {
     `${m}x${n}x${k}`,
     t.sync,
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
+    ...(t.fences ? ['fences'] : []),
   ].join(' ');
 }
 
@@ -201,7 +205,7 @@ class Tuner {
   }
 
   /** Runs a variant: a warm-up submission, then `passes` timed passes in one submission, then a check. */
-  async measure(w: Workload, t: MatrixTiling, passes: number, samples: number): Promise<Partial<Row>> {
+  async measure(w: Workload, t: MatrixTiling, passes: number, samples: number, warmMs: number): Promise<Partial<Row>> {
     const { device } = this;
     const d4 = this.#headDim / 4;
     const tiles = Math.ceil(w.seqLen / matrixBlockM(t));
@@ -248,7 +252,11 @@ class Tuner {
     const encoder = device.createCommandEncoder();
     encoder.clearBuffer(o);
     device.queue.submit([encoder.finish()]);
-    submit(Math.max(1, Math.ceil(passes / 3)));
+    const start = performance.now();
+    submit(1);
+    await device.queue.onSubmittedWorkDone();
+    // A GPU that was idle takes a while to reach its clock.
+    submit(Math.ceil(Math.min(1000, warmMs / (performance.now() - start))));
     let times: number[] = [];
     if (querySet) {
       submit(passes, querySet);
@@ -303,7 +311,7 @@ async function main(options: Options): Promise<void> {
   const shapes = listed.filter(({ m, n, k }) => wantedShapes.includes(`${m}x${n}x${k}`));
   if (shapes.length === 0)
     throw new Error(`${profile.name} has none of the matrix shapes ${options.shapes} (it has ${JSON.stringify(listed)})`);
-  const chosen = options.tilings === '' ? MATRIX_TILINGS.map((_, i) => i) : integers(options.tilings);
+  const chosen = options.tilings === '' ? MATRIX_TILINGS.map((_, i) => i) : integers(options.tilings.replace('none', ''));
   const syncs = options.syncs.split(',') as MatrixTiling['sync'][];
   const limits = device.limits;
   const variants: MatrixTiling[] = [];
@@ -311,6 +319,11 @@ async function main(options: Options): Promise<void> {
     const t = MATRIX_TILINGS[i];
     if (!t) throw new Error(`there is no tiling ${i}; there are ${MATRIX_TILINGS.length}`);
     for (const shape of shapes) for (const sync of syncs) variants.push({ ...t, shape, sync });
+  }
+  if (options.more) {
+    const more = JSON.parse(readFileSync(options.more, 'utf8')) as Partial<MatrixTiling>[];
+    for (const part of more)
+      for (const shape of shapes) variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), shape, sync: 'subgroup', ...part });
   }
   const lengths = integers(options.lengths);
   const sparseLengths = integers(options.sparse);
@@ -358,7 +371,7 @@ async function main(options: Options): Promise<void> {
           const run = { kernel: w.kernel, shape, tiling: t, lse: true, boost: { key: 150, factor: 6 } };
           await checkMatrix({ device, profile, name: profile.name, seed: 1 }, 'tune', run);
         }
-        if (!failure) result = await tuner.measure(w, t, passes, samples);
+        if (!failure) result = await tuner.measure(w, t, passes, samples, Number(options.warmMs));
         if (result.error !== undefined && !(result.error <= 2e-3)) failure = `relative error ${result.error}`;
       } catch (error) {
         failure = String(error);
@@ -406,12 +419,14 @@ const program = new Command('matrix_tune')
   .option('--heads <n>', 'query heads', '8')
   .option('--lengths <list>', 'dense lengths', '16384,32768')
   .option('--sparse <list>', 'lengths of the sparse patterns', '131072')
-  .option('--tilings <list>', 'numbers of MATRIX_TILINGS; all unless given', '')
+  .option('--tilings <list>', 'numbers of MATRIX_TILINGS, or none; all unless given', '')
+  .option('--more <file>', 'more tilings to try, a JSON list of what differs from the first one')
   .option('--syncs <list>', 'ways of ordering', 'subgroup,workgroup')
   .option('--shapes <list>', 'matrix shapes', '16x8x16,16x16x16')
   .option('--sizes <list>', 'init,local,columns,slashes,blocks', '')
   .option('--keep <n>', 'variants of each size that go on to the other workloads', '6')
   .option('--passes <n>', 'timed passes', '12')
+  .option('--warm-ms <ms>', 'GPU time of the warm-up before each measurement', '500')
   .option('--rows <n>', 'rows to check of each output', '6')
   .option('--json <path>', 'write results there')
   .option('--emulate', 'emulate matrices')

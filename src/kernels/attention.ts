@@ -24,70 +24,139 @@ export type AttentionKernel = 'dense' | 'a_shape' | 'vertical_slash' | 'block_sp
 
 /** How a portable- or f16-tier attention kernel is tiled; see shaders/lib/flash_attention.wgsl. */
 export interface AttentionTiling {
+  /** Query rows of a workgroup. */
   readonly blockM: 32 | 64;
+  /** Keys of a tile: 4 or 8 times `threadsX`. */
+  readonly blockN: 32 | 64 | 128;
   readonly threadsX: 8 | 16;
   readonly threadsY: 4 | 8 | 16;
-  /** Dimensions of q and k staged at a time. */
+  /** Rows that neighbouring threads alternate between. */
+  readonly laneRows: 1 | 2;
+  /** Stage q once, instead of `dChunk` dimensions of it with each chunk of k. */
+  readonly wholeQ: boolean;
+  /** Dimensions of k staged at a time; divides the head size. */
   readonly dChunk: 16 | 32 | 64;
-  /** Keys of v staged at a time. */
+  /** Keys of v staged at a time; at most 4 times `threadsX`. */
   readonly vChunk: 4 | 8 | 16 | 32 | 64;
   /** How staged values are kept. */
   readonly tile: 'f32' | 'f16';
   /** Reduce rows by subgroup exchange instead of through workgroup memory. */
   readonly subgroups: boolean;
+  /** Literal bounds for the inner loops, so that compilers unroll them; software adapters compile that for minutes. */
+  readonly unroll: boolean;
+}
+
+/** A short name of a tiling, which says all of it. */
+export function tilingName(t: AttentionTiling): string {
+  const threads = `${t.threadsX}x${t.threadsY}${t.laneRows === 2 ? ' pairs' : ''}`;
+  const chunks = `q${t.wholeQ ? '*' : t.dChunk} k${t.dChunk} v${t.vChunk}`;
+  return `${t.blockM}x${t.blockN} t${threads} ${chunks} ${t.tile}${t.subgroups ? ' sg' : ''}${t.unroll ? ' unrolled' : ''}`;
 }
 
 /** Bytes of workgroup memory that a tiling takes. */
 export function workgroupBytes(headDim: number, t: AttentionTiling): number {
-  const blockN = 4 * t.threadsX;
   const columns = Math.ceil(headDim / 4 / t.threadsX);
-  const stage = Math.max((t.blockM + blockN) * (t.dChunk / 4 + 1), t.vChunk * t.threadsX * columns);
-  const vec4 = t.tile === 'f16' ? 8 : 16;
+  const q = t.blockM * ((t.wholeQ ? headDim : t.dChunk) / 4 + 1);
+  const kv = Math.max(t.blockN * (t.dChunk / 4 + 1), t.vChunk * t.threadsX * columns);
   const p = t.blockM * (t.threadsX + 1);
-  return (stage + p) * vec4 + blockN * 4 + (t.subgroups ? 0 : t.blockM * t.threadsX * 4);
+  const vec4 = t.tile === 'f16' ? 8 : 16;
+  return (q + kv + p) * vec4 + t.blockN * 4 + (t.subgroups ? 0 : t.blockM * t.threadsX * 4);
 }
 
-/** Vec4 accumulators that each thread keeps in registers. */
+/** Vec4 accumulators (scores and outputs) that each thread keeps in registers. */
 export function accumulators(headDim: number, t: AttentionTiling): number {
-  return (t.blockM / t.threadsY) * (1 + Math.ceil(headDim / 4 / t.threadsX));
+  return (t.blockM / t.threadsY) * (t.blockN / 4 / t.threadsX + Math.ceil(headDim / 4 / t.threadsX));
+}
+
+type Shape = readonly [
+  blockM: AttentionTiling['blockM'],
+  blockN: AttentionTiling['blockN'],
+  threadsX: AttentionTiling['threadsX'],
+  threadsY: AttentionTiling['threadsY'],
+];
+
+/**
+ * Tiles and threads for a head size, best first. GPUs want many multiply-adds for each staged value that a thread reads,
+ * so 8 x 8 scores and 8 x 8 outputs a thread where registers allow. Software adapters want short shaders.
+ */
+function tileShapes(headDim: number, software: boolean): readonly Shape[] {
+  const large = headDim > 128;
+  const wide: Shape = [64, 64, 16, large ? 16 : 8];
+  const narrow: Shape[] = [
+    [64, 32, 8, large ? 16 : 8],
+    [32, 32, 8, large ? 8 : 4],
+  ];
+  // 16 threads a row are wasted on heads that have fewer columns.
+  if (software) return headDim % 64 === 0 ? [wide, ...narrow] : narrow;
+  if (large) return [[64, 128, 16, 16], wide, ...narrow];
+  if (headDim === 128) return [[64, 128, 16, 8], [64, 64, 8, 16], wide, ...narrow];
+  if (headDim === 64) return [[64, 64, 8, 8], [64, 128, 16, 8], [64, 64, 8, 16], wide, ...narrow];
+  return headDim === 32 ? [[64, 64, 8, 8], [64, 64, 8, 16], ...narrow] : [[64, 64, 8, 16], [64, 64, 8, 8], ...narrow];
+}
+
+// Dimensions of k and keys of v staged at a time: fewer barriers first.
+const CHUNKS = [
+  [64, 64],
+  [64, 32],
+  [32, 32],
+  [32, 16],
+  [16, 32],
+  [16, 16],
+  [16, 8],
+  [16, 4],
+] as const;
+
+/**
+ * The tilings of a head size that fit a device, best first: {@link chooseTiling} takes the first, benchmarks time all.
+ * For each shape and each type of staged values, the largest chunks that fit, with q staged whole where that does not
+ * take smaller chunks, and in chunks.
+ */
+export function candidateTilings(profile: DeviceProfile, headDim: number, dtype: DType = 'f16'): AttentionTiling[] {
+  const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: threads } = profile.limits;
+  // f32 tensors are staged as f32. Converting f16 when staging costs memory; converting at each use costs NVIDIA as much
+  // as a multiply-add, and other GPUs little.
+  const f16: AttentionTiling['tile'][] = /nvidia/i.test(profile.name) ? ['f32', 'f16'] : ['f16', 'f32'];
+  const tiles = profile.tier === 'portable' || dtype === 'f32' ? (['f32'] as const) : f16;
+  const exchange = profile.tier !== 'portable' && profile.subgroups;
+  const unroll = !profile.software;
+  const found: AttentionTiling[] = [];
+  for (const [blockM, blockN, threadsX, threadsY] of tileShapes(headDim, profile.software)) {
+    if (threadsX * threadsY > threads) continue;
+    const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
+    const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
+    for (const tile of tiles) {
+      const [whole, chunked] = [true, false].map((wholeQ) =>
+        CHUNKS.map(
+          ([dChunk, vChunk]): AttentionTiling => ({
+            ...{ blockM, blockN, threadsX, threadsY, laneRows },
+            ...{ wholeQ, dChunk, vChunk, tile, subgroups, unroll },
+          }),
+        ).find((t) => headDim % t.dChunk === 0 && t.vChunk <= 4 * threadsX && workgroupBytes(headDim, t) <= memory),
+      );
+      if (whole && whole.dChunk === chunked?.dChunk && whole.vChunk === chunked.vChunk) found.push(whole);
+      if (chunked && chunked.dChunk < headDim) found.push(chunked);
+    }
+  }
+  return found;
 }
 
 /**
- * The largest tiling that fits the device: 64 x 64 with 128 threads where workgroup memory and registers
- * allow, down to 32 x 32 on devices with WebGPU's minimum of 16 KiB. f32 tensors are staged as f32 in every tier.
+ * The best tiling that fits the device: 64 rows with 64 or 128 threads where workgroup memory and registers allow,
+ * down to 32 x 32 on devices with WebGPU's minimum of 16 KiB.
+ *
+ * @throws {@link MinferenceError} `limit` when none fits.
  */
 export function chooseTiling(profile: DeviceProfile, headDim: number, dtype: DType = 'f16'): AttentionTiling {
-  const tile = profile.tier === 'portable' || dtype === 'f32' ? 'f32' : 'f16';
-  const subgroups = (width: number): boolean =>
-    profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= width;
-  const candidates: AttentionTiling[] = [];
-  for (const [blockM, threadsX, threadsY] of [
-    [64, 16, headDim > 128 ? 16 : 8],
-    [64, 8, headDim > 128 ? 16 : 8],
-    [32, 8, headDim > 128 ? 8 : 4],
-  ] as const) {
-    // A wide row of threads is wasted on heads that have fewer columns.
-    if (threadsX === 16 && headDim % 64 !== 0) continue;
-    for (const [dChunk, vChunk] of [
-      [32, 32],
-      [32, 16],
-      [16, 16],
-      [16, 8],
-      [16, 4],
-    ] as const) {
-      candidates.push({ blockM, threadsX, threadsY, dChunk, vChunk, tile, subgroups: subgroups(threadsX) });
-    }
-  }
-  const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: threads } = profile.limits;
-  const fit = candidates.find((t) => workgroupBytes(headDim, t) <= memory && t.threadsX * t.threadsY <= threads);
-  if (!fit) {
+  const [best] = candidateTilings(profile, headDim, dtype);
+  if (!best) {
+    const memory = profile.limits.maxComputeWorkgroupStorageSize;
     throw new MinferenceError('limit', `no attention tiling for head size ${headDim} fits ${memory} bytes of workgroup memory`, {
       argument: 'headDim',
       value: headDim,
       allowed: 'a device with maxComputeWorkgroupStorageSize of at least 16384',
     });
   }
-  return fit;
+  return best;
 }
 
 const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
@@ -115,22 +184,25 @@ export function attentionShader(
     constants: {
       HEAD_DIM: headDim,
       BLOCK_M: t.blockM,
-      BLOCK_N: 4 * t.threadsX,
+      BLOCK_N: t.blockN,
       TX: t.threadsX,
       TY: t.threadsY,
+      LANE_ROWS: t.laneRows,
+      Q_CHUNK: t.wholeQ ? headDim : t.dChunk,
       D_CHUNK: t.dChunk,
       V_CHUNK: t.vChunk,
+      ...(t.unroll ? { UNIT: 1 } : {}),
     },
   });
-  const tag = `${t.blockM}x${4 * t.threadsX} t${t.threadsY} d${t.dChunk} v${t.vChunk} ${t.tile}${t.subgroups ? ' sg' : ''}`;
+  const loop = t.unroll ? flashAttention : flashAttention.replaceAll('* UNIT', '* params.unit');
   return {
-    label: `${kernel} D=${headDim} ${storage} ${tag}`,
+    label: `${kernel} D=${headDim} ${storage} ${tilingName(t)}`,
     code: [
       head,
       storageLibrary(storage),
       attentionBindings,
       t.subgroups ? rowReduceSubgroup : rowReduceWorkgroup,
-      flashAttention,
+      loop,
       ...SOURCES[kernel],
     ].join('\n'),
     bindings: ATTENTION_BINDINGS,

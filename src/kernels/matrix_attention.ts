@@ -120,6 +120,7 @@ export function matrixAttentionShader(
     t.staging,
     ...(t.pipelined ? ['pipelined'] : []),
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
+    ...(t.fences ? ['fences'] : []),
     ops.name,
   ].join(' ');
   return {
@@ -227,6 +228,7 @@ var l_${s} = 0.0;`,
       registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
       this.#rows().map(({ id }) => this.#ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
       'let tiles = tile_count(entry, row0);',
+      'if (tiles == 0u) {\n  return;\n}', // FlexPrefill: another kernel writes this head's rows.
       this.#loop(),
       this.#epilogue(),
       '}',
@@ -445,8 +447,9 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
         }),
       );
     }
+    const fence = t.fences ? 'workgroupBarrier();' : '';
     const step = (key: string): string =>
-      text(this.#scores(buffer, key), this.#storeScores(), this.#softmax(key), this.#output(buffer, key));
+      text(this.#scores(buffer, key), this.#storeScores(), this.#softmax(key), fence, this.#output(buffer, key));
     if (parts === 1) return step('0u');
     return text('for (var key = 0u; key < BLOCK_N; key += SCORE_KEYS) {', step('key'), '}');
   }

@@ -31,6 +31,11 @@ export interface MatrixTiling {
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
   readonly sync: MatrixSync;
+  /**
+   * A barrier between the softmax and the output of each tile, which no data needs: it keeps compilers from
+   * loading matrices so early that registers spill.
+   */
+  readonly fences?: boolean;
   /** Padding of a row of scores, in 16 bytes; steers bank conflicts. */
   readonly scorePad: 1 | 2;
 }

@@ -17,7 +17,7 @@ export const EMULATION_BYTES = 16 * 1024;
  * A matrix is a place in a storage buffer, EMULATION_BYTES of it for each invocation of the dispatch, and
  * everything is a loop, because software devices take minutes to compile matrices as variables.
  */
-export function emulatedOps(shape: MatrixShape): MatrixOps {
+export function emulatedOps(shape: MatrixShape, binding = EMULATION_BINDING): MatrixOps {
   const { m, n, k } = shape;
   const rows = (m * n) / SUBGROUP_SIZE;
   const size = { Left: rows * k, Right: k, Result: rows };
@@ -63,7 +63,7 @@ ${each('i', rows, 'bank[bank_start + i] = 0.0;')}`,
       if (used * 4 > EMULATION_BYTES)
         throw new Error(`the matrices of an invocation take ${used * 4} bytes, more than ${EMULATION_BYTES}`);
       return `${WORKGROUP_ANY.declaration}
-@group(0) @binding(${EMULATION_BINDING}) var<storage, read_write> bank: array<f32>;
+@group(0) @binding(${binding}) var<storage, read_write> bank: array<f32>;
 var<private> bank_start: u32;
 var<private> emulated_lane: u32;
 var<private> emulated_thread: u32;

@@ -3,7 +3,7 @@ import type { MatrixShape } from '../device/subgroup_matrix.js';
 import type { MatrixTiling } from './matrix_config.js';
 
 /** A workgroup array of `vec4<u32>` that matrices are loaded from. */
-export type TileArray = 'q_tile' | 'k_tile' | 'v_tile' | 's_tile';
+export type TileArray = 'q_tile' | 'k_tile' | 'v_tile' | 's_tile' | 'tile';
 
 /** A position in a list of matrices: known when the text is written, or a WGSL expression in a loop. */
 export type Index = number | string;

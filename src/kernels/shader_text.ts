@@ -19,7 +19,7 @@ const STORAGE: Readonly<Record<StorageFormat, string>> = {
   'f16-packed': storageF16Packed,
 };
 
-/** shaders/lib/storage_*.wgsl: `StorageVec4`, `unpack_vec4`, `pack_vec4`. */
+/** shaders/lib/storage_*.wgsl: `StorageVec4`, `elements`, `unpack_vec4`, `pack_vec4`. */
 export function storageLibrary(format: StorageFormat): string {
   return STORAGE[format];
 }
