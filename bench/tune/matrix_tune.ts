@@ -27,6 +27,7 @@ import {
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import { attentionRows, relativeError } from '../../src/reference/oracle.js';
 import { checkMatrix } from '../../test/suite/matrix.js';
+import { ABLATIONS } from './ablate.js';
 import randomSource from './random.wgsl?raw';
 import { makeWorkload, type PatternSizes, SIZES, type Workload } from './workloads.js';
 
@@ -71,6 +72,7 @@ interface Options {
   readonly json?: string;
   readonly emulate?: boolean;
   readonly assume?: boolean;
+  readonly ablate?: boolean;
   readonly check: boolean;
 }
 
@@ -98,6 +100,8 @@ function label(t: MatrixTiling): string {
 /** The device side of a run: tensors, pipelines, timing. */
 class Tuner {
   readonly device: GPUDevice;
+  /** What is taken away from some variants; see {@link ABLATIONS}. */
+  readonly ablations = new Map<MatrixTiling, string>();
   readonly #pipelines: PipelineCache;
   readonly #headDim: number;
   readonly #emulate: boolean;
@@ -139,7 +143,12 @@ class Tuner {
   }
 
   #shader(kernel: AttentionKernel, t: MatrixTiling): ShaderSpec {
-    return matrixAttentionShader(kernel, this.#headDim, 'f16-wide', t, this.#emulate ? emulatedOps(t.shape) : undefined);
+    const spec = matrixAttentionShader(kernel, this.#headDim, 'f16-wide', t, this.#emulate ? emulatedOps(t.shape) : undefined);
+    const ablation = this.ablations.get(t);
+    if (!ablation) return spec;
+    const code = ABLATIONS[ablation]?.(spec.code) ?? spec.code;
+    if (code === spec.code && ablation !== 'all') throw new Error(`nothing to ablate for "${ablation}"`);
+    return { ...spec, label: `${spec.label} ${ablation}`, code };
   }
 
   /** Compiles the pipelines of several variants at once; resolves to the failures by variant. */
@@ -337,6 +346,15 @@ async function main(options: Options): Promise<void> {
   };
   const longest = Math.max(...lengths, ...sparseLengths);
   const tuner = new Tuner(device, headDim, heads * longest * headDim, emulate);
+  if (options.ablate) {
+    for (const t of variants.splice(0)) {
+      for (const name of Object.keys(ABLATIONS)) {
+        const copy = { ...t };
+        tuner.ablations.set(copy, name);
+        variants.push(copy);
+      }
+    }
+  }
   console.error(`${profile.name}: ${variants.length} variants`);
   const rows: Row[] = [];
   const save = (): void => {
@@ -345,7 +363,7 @@ async function main(options: Options): Promise<void> {
   };
   const describe = (w: string, tiling: MatrixTiling): Omit<Row, 'failure'> => ({
     workload: w,
-    variant: label(tiling),
+    variant: [label(tiling), tuner.ablations.get(tiling) ?? ''].join(' ').trim(),
     tiling,
     registers: estimateRegisters(headDim, tiling).total,
     workgroupBytes: matrixWorkgroupBytes(headDim, tiling),
@@ -372,7 +390,7 @@ async function main(options: Options): Promise<void> {
           await checkMatrix({ device, profile, name: profile.name, seed: 1 }, 'tune', run);
         }
         if (!failure) result = await tuner.measure(w, t, passes, samples, Number(options.warmMs));
-        if (result.error !== undefined && !(result.error <= 2e-3)) failure = `relative error ${result.error}`;
+        if (!options.ablate && result.error !== undefined && !(result.error <= 2e-3)) failure = `relative error ${result.error}`;
       } catch (error) {
         failure = String(error);
       }
@@ -430,6 +448,7 @@ const program = new Command('matrix_tune')
   .option('--rows <n>', 'rows to check of each output', '6')
   .option('--json <path>', 'write results there')
   .option('--emulate', 'emulate matrices')
+  .option('--ablate', 'time every tiling with one part of its work left out at a time')
   .option('--assume', 'trust --shapes instead of the list of the adapter')
   .option('--no-check', 'skip the checks on small inputs');
 program.parse();

@@ -14,7 +14,15 @@ import type { ShaderSpec } from '../device/pipelines.js';
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { ATTENTION_BINDINGS, type AttentionKernel } from './attention.js';
-import { type MatrixTiling, matrixBlockM, STRIP_ROWS, scoreStride, stagedStride, tilingProblem } from './matrix_config.js';
+import {
+  keyRing,
+  type MatrixTiling,
+  matrixBlockM,
+  STRIP_ROWS,
+  scoreStride,
+  stagedStride,
+  tilingProblem,
+} from './matrix_config.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from './matrix_ops.js';
 import { prelude } from './shader_text.js';
 import type { TensorWindow } from './tensor.js';
@@ -109,6 +117,7 @@ export function matrixAttentionShader(
       D8: headDim / 8,
       KV_STRIDE: stagedStride(headDim),
       S_STRIDE: scoreStride(t),
+      KEY_RING: keyRing(t),
     },
   });
   const enables = head.slice(0, head.indexOf('const '));
@@ -200,9 +209,7 @@ class KernelBody {
       '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
       'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
-      this.#contiguous
-        ? ''
-        : '// Keys of this tile, the next one and the one before.\nvar<workgroup> tile_keys: array<u32, 3u * BLOCK_N>;',
+      this.#contiguous ? '' : '// Keys of the last few tiles.\nvar<workgroup> tile_keys: array<u32, KEY_RING * BLOCK_N>;',
       '',
       '@compute @workgroup_size(THREADS)',
       `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.#ops.builtins ? `, ${this.#ops.builtins}` : ''}) {`,
@@ -287,7 +294,7 @@ q_tile[row * KV_STRIDE + d] = x;
   #publishKeys(tile: string): string {
     if (this.#contiguous) return '';
     return `if (thread < BLOCK_N) {
-tile_keys[(${tile} % 3u) * BLOCK_N + thread] = key_at(entry, row0, ${tile}, thread);
+tile_keys[(${tile} % KEY_RING) * BLOCK_N + thread] = key_at(entry, row0, ${tile}, thread);
 }`;
   }
 
@@ -321,7 +328,7 @@ tile_keys[(${tile} % 3u) * BLOCK_N + thread] = key_at(entry, row0, ${tile}, thre
     return text(
       this.#contiguous
         ? `let ${tensor}_key0 = key_at(entry, row0, ${tile}, 0u);`
-        : `let ${tensor}_keys = (${tile} % 3u) * BLOCK_N;`,
+        : `let ${tensor}_keys = (${tile} % KEY_RING) * BLOCK_N;`,
       this.#eachWord((i, start, end) => {
         const { slot, d } = this.#slot(i);
         return text(
@@ -426,6 +433,33 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
             `if (tile + 1u < tiles) {\n${this.#stage('k')}\n}`,
           ),
         );
+      case 'overlap':
+        return text(
+          this.#publishKeys('0u'),
+          this.#publishKeysIf('1u'),
+          this.#publishKeysIf('2u'),
+          this.#contiguous ? '' : barrier,
+          declareBoth,
+          `{\n${this.#fetch('k', '0u')}\n}`,
+          this.#stage('k'),
+          barrier,
+          this.#scores('', '0u'),
+          `{\n${this.#fetch('k', '1u')}\n${this.#fetch('v', '0u')}\n}`,
+          this.#storeScores(),
+          tileLoop(
+            barrier,
+            this.#stage('k'),
+            this.#stage('v'),
+            barrier,
+            `if (tile + 1u < tiles) {\n${this.#fetch('v', '(tile + 1u)')}\n}`,
+            `if (tile + 2u < tiles) {\n${this.#fetch('k', '(tile + 2u)')}\n}`,
+            this.#publishKeysIf('(tile + 3u)'),
+            // After the last tile these are products of a stale K, which nobody uses.
+            this.#softmax('0u', this.#scores('', '0u', false)),
+            this.#output('', '0u'),
+            this.#storeScores(),
+          ),
+        );
     }
   }
 
@@ -506,52 +540,59 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
     return `${this.#width / 4}u * (${2 * g}u + half) + ${j}u`;
   }
 
-  /** Online softmax of the scores of the keys from `key` on: s_tile's f32 scores become f16 probabilities, in place. */
-  #softmax(key: string): string {
+  /**
+   * Online softmax of the scores of the keys from `key` on: s_tile's f32 scores become f16 probabilities, in place.
+   * `between` stands between the maxima and the exponentials.
+   */
+  #softmax(key: string, between = ''): string {
     const words = this.#width / 4;
-    const each = this.#groups.flatMap((g) => range(words).map((j) => ({ g, j, id: `x_${g}_${j}` })));
-    const full = this.#contiguous ? 'key_at(entry, row0, tile, 0u)' : 'tile_keys[(tile % 3u) * BLOCK_N]';
+    const each = this.#groups.flatMap((g) => range(words).map((j) => ({ g, j })));
+    const x = (s: number, { g, j }: { readonly g: number; readonly j: number }): string => `x_${s}_${g}_${j}`;
+    const full = this.#contiguous ? 'key_at(entry, row0, tile, 0u)' : 'tile_keys[(tile % KEY_RING) * BLOCK_N]';
     const inPlace = this.#width === 16;
+    const maxima = (s: number): string =>
+      text(
+        each.map((e) => `var ${x(s, e)} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(e.g, e.j)}]);`),
+        `if (!full_${this.#keyName(key)}) {
+let position = params.q_offset + row_${s};`,
+        each.map((e) => {
+          const slot = `${key} + ${this.#width}u * (${2 * e.g}u + half) + ${4 * e.j}u`;
+          const one = (i: number): string => `is_visible(entry, position, ${this.#keyAt(`${slot} + ${i}u`)})`;
+          return `${x(s, e)} = select(vec4<f32>(MASKED), ${x(s, e)}, vec4<bool>(${range(4).map(one).join(', ')}));`;
+        }),
+        '}',
+        `let top_${s} = ${this.#tree(
+          each.map((e) => x(s, e)),
+          (a, b) => `max(${a}, ${b})`,
+        )};`,
+        `let own_max_${s} = max_of(top_${s});`,
+        `let m_new_${s} = max(m_${s}, scale * ${this.#ops.pairMax(`own_max_${s}`)});`,
+        this.#ops.any(`rises_${s}`, `m_new_${s} > m_${s} + MAX_RISE`),
+        `if (rises_${s}) {`,
+        this.#rescale(s),
+        '}',
+      );
+    const exponentials = (s: number): string =>
+      text(
+        each.map((e) => `${x(s, e)} = exp2(fma(${x(s, e)}, vec4<f32>(scale), vec4<f32>(-m_${s})));`),
+        `l_${s} += sum_of(${this.#tree(
+          each.map((e) => x(s, e)),
+          (a, b) => `(${a} + ${b})`,
+        )});`,
+        inPlace ? '' : this.#ops.sync(),
+        this.#groups.flatMap((g) =>
+          range(words / 2).map((u) => {
+            const at = inPlace ? this.#scoreWord(g, u) : 'half';
+            return `s_tile[s_row_${s} + ${at}] = pack_halves(${x(s, { g, j: 2 * u })}, ${x(s, { g, j: 2 * u + 1 })});`;
+          }),
+        ),
+      );
     return text(
       '// P = exp2(scale S - m)',
       `let full_${this.#keyName(key)} = tile_is_full(entry, row0, tile, ${full});`,
-      this.#strips.map((s) =>
-        text(
-          '{',
-          each.map(({ g, j, id }) => `var ${id} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(g, j)}]);`),
-          `if (!full_${this.#keyName(key)}) {
-let position = params.q_offset + row_${s};`,
-          each.map(({ g, j, id }) => {
-            const slot = `${key} + ${this.#width}u * (${2 * g}u + half) + ${4 * j}u`;
-            const one = (i: number): string => `is_visible(entry, position, ${this.#keyAt(`${slot} + ${i}u`)})`;
-            return `${id} = select(vec4<f32>(MASKED), ${id}, vec4<bool>(${range(4).map(one).join(', ')}));`;
-          }),
-          '}',
-          `let top_${s} = ${this.#tree(
-            each.map(({ id }) => id),
-            (a, b) => `max(${a}, ${b})`,
-          )};`,
-          `let own_max_${s} = max_of(top_${s});`,
-          `let m_new_${s} = max(m_${s}, scale * ${this.#ops.pairMax(`own_max_${s}`)});`,
-          this.#ops.any(`rises_${s}`, `m_new_${s} > m_${s} + MAX_RISE`),
-          `if (rises_${s}) {`,
-          this.#rescale(s),
-          '}',
-          each.map(({ id }) => `${id} = exp2(fma(${id}, vec4<f32>(scale), vec4<f32>(-m_${s})));`),
-          `l_${s} += sum_of(${this.#tree(
-            each.map(({ id }) => id),
-            (a, b) => `(${a} + ${b})`,
-          )});`,
-          inPlace ? '' : this.#ops.sync(),
-          this.#groups.flatMap((g) =>
-            range(words / 2).map((u) => {
-              const at = inPlace ? this.#scoreWord(g, u) : 'half';
-              return `s_tile[s_row_${s} + ${at}] = pack_halves(x_${g}_${2 * u}, x_${g}_${2 * u + 1});`;
-            }),
-          ),
-          '}',
-        ),
-      ),
+      between
+        ? text(this.#strips.map(maxima), between, this.#strips.map(exponentials))
+        : this.#strips.map((s) => text('{', maxima(s), exponentials(s), '}')),
       this.#ops.sync(),
     );
   }
@@ -562,7 +603,7 @@ let position = params.q_offset + row_${s};`,
 
   /** The key in a slot of the tile. */
   #keyAt(slot: string): string {
-    return this.#contiguous ? `key_at(entry, row0, tile, ${slot})` : `tile_keys[(tile % 3u) * BLOCK_N + ${slot}]`;
+    return this.#contiguous ? `key_at(entry, row0, tile, ${slot})` : `tile_keys[(tile % KEY_RING) * BLOCK_N + ${slot}]`;
   }
 
   /** Combines terms pairwise. */

@@ -12,13 +12,16 @@ export const STRIP_ROWS = 16;
  * - `double`: as `prefetch`, but stored into a second buffer: one barrier a tile, twice the memory.
  * - `alternate`: V is loaded while the scores are computed, the next K while the output is. Two barriers a
  *   tile and half the registers of `prefetch`. Needs `scoreKeys === keys`.
+ * - `overlap`: as `prefetch`, with K one tile ahead of V: the score products of the next tile stand between the
+ *   maxima and the exponentials of this one, so that matrix units and exponentials can work at the same time
+ *   (FlashAttention-3's pipelining inside of a warp). Needs `scoreKeys === keys`.
  */
-export type MatrixStaging = 'single' | 'prefetch' | 'double' | 'alternate';
+export type MatrixStaging = 'single' | 'prefetch' | 'double' | 'alternate' | 'overlap';
 
 /** How a matrix-tier attention kernel is tiled; see {@link matrixAttentionShader}. */
 export interface MatrixTiling {
   readonly shape: MatrixShape;
-  readonly subgroups: 1 | 2 | 4 | 8;
+  readonly subgroups: 1 | 2 | 4 | 6 | 8 | 12 | 16;
   /** Strips of 16 query rows per subgroup: with two, each matrix of K and V that is loaded is used twice. */
   readonly strips: 1 | 2;
   /** Keys staged at a time (BLOCK_N). */
@@ -55,13 +58,18 @@ export function scoreStride(t: MatrixTiling): number {
   return t.scoreKeys / 4 + t.scorePad;
 }
 
+/** Tiles whose keys are known at a time, in patterns that gather. */
+export function keyRing(t: MatrixTiling): number {
+  return t.staging === 'overlap' ? 4 : 3;
+}
+
 /** Bytes of workgroup memory that a tiling takes (an upper bound over the patterns). */
 export function matrixWorkgroupBytes(headDim: number, t: MatrixTiling): number {
   const staged = stagedStride(headDim) * 16;
   const kv = 2 * t.keys * staged * (t.staging === 'double' ? 2 : 1);
   const scores = matrixBlockM(t) * scoreStride(t) * 16;
   const q = t.queries === 'workgroup' ? matrixBlockM(t) * staged : 0;
-  return kv + scores + q + 3 * t.keys * 4 + 16;
+  return kv + scores + q + keyRing(t) * t.keys * 4 + 16;
 }
 
 /** 32-bit registers per invocation that a tiling keeps live, by use. An estimate: compilers add their own. */
@@ -95,7 +103,13 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
   const queries = t.queries === 'registers' ? perLane(rows * headDim, 2) : 0;
   const scores = perLane(rows * t.scoreKeys, 4);
   const vectors = (t.keys * headDim) / 8 / (t.subgroups * SUBGROUP_SIZE);
-  const prefetched = { single: 0, alternate: 4 * vectors, prefetch: 8 * vectors, double: 8 * vectors }[t.staging];
+  const prefetched = {
+    single: 0,
+    alternate: 4 * vectors,
+    prefetch: 8 * vectors,
+    double: 8 * vectors,
+    overlap: 8 * vectors + scores,
+  }[t.staging];
   const operands = (t.strips * STRIP_ROWS * t.shape.k) / 64 / (t.queries === 'registers' ? 2 : 1) + (t.shape.n * t.shape.k) / 64;
   // Statistics, lane and strip addresses, loop counters and strides.
   const other = 4 * t.strips + 22;
@@ -116,8 +130,9 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
   if (headDim % 16 !== 0) return `head size ${headDim} is not a multiple of 16`;
   if (t.keys % t.scoreKeys !== 0) return `${t.keys} keys are not whole groups of ${t.scoreKeys}`;
   if (t.keys > threads) return `${t.keys} keys are more than ${threads} invocations`;
-  if (t.pipelined && (t.keys === t.scoreKeys || t.staging === 'alternate')) return 'nothing to pipeline';
-  if (t.staging === 'alternate' && t.keys !== t.scoreKeys) return `alternate staging needs scores of all ${t.keys} keys`;
+  const whole = t.staging === 'alternate' || t.staging === 'overlap';
+  if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
+  if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
   const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
   if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;
@@ -127,83 +142,80 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
 /** A tiling apart from what the device decides. */
 export type TilingShape = Omit<MatrixTiling, 'shape' | 'sync'>;
 
+type StagedKeys = readonly [MatrixTiling['keys'], MatrixTiling['scoreKeys'], MatrixStaging, 'pipelined'?];
+
+function tiling(
+  subgroups: MatrixTiling['subgroups'],
+  strips: MatrixTiling['strips'],
+  queries: MatrixTiling['queries'],
+  [keys, scoreKeys, staging, pipelined]: StagedKeys,
+): TilingShape {
+  return { subgroups, strips, keys, scoreKeys, queries, staging, pipelined: pipelined !== undefined, scorePad: 1 };
+}
+
 function tilings(
   subgroups: MatrixTiling['subgroups'],
   strips: MatrixTiling['strips'],
   queries: MatrixTiling['queries'],
-  list: readonly (readonly [MatrixTiling['keys'], MatrixTiling['scoreKeys'], MatrixStaging, 'pipelined'?])[],
+  list: readonly StagedKeys[],
 ): TilingShape[] {
-  return list.map(([keys, scoreKeys, staging, pipelined]) => ({
-    subgroups,
-    strips,
-    keys,
-    scoreKeys,
-    queries,
-    staging,
-    pipelined: pipelined !== undefined,
-    scorePad: 1,
-  }));
+  return list.map((keys) => tiling(subgroups, strips, queries, keys));
 }
 
 /**
  * The family of tilings that `bench/tune/matrix_tune.ts` measures; any matrix shape and sync applies to each.
  *
- * What bounds them, for head size 128 on an H100 (not measured: 132 multiprocessors at 1.755 GHz, each 2680 matrix
- * FLOPs a clock from registers, 128 bytes of workgroup memory and 24 bytes of L2 a clock). A query-key pair is 512
- * FLOPs: 0.19 clocks. It moves 512 / rows-per-subgroup bytes of K and V matrices, 12 of scores and probabilities,
- * 256 / scoreKeys of queries unless they are in registers, and 512 / rows-per-workgroup of staging:
- *
- * | rows a workgroup x a subgroup, queries in | bytes a pair | clocks | bound, TFLOPS | L2 bound | registers | workgroups |
- * | --- | --- | --- | --- | --- | --- | --- |
- * | 128 x 16, registers | 48 | 0.38 | 316 | 711 | 142 | 1 of 256 invocations |
- * | 128 x 32, registers, scoreKeys 16 | 32 | 0.25 | 474 | 711 | 244 | 2 of 128 |
- * | 64 x 16, registers | 52 | 0.41 | 292 | 356 | 142 | 3 of 128 |
- * | 64 x 16, workgroup memory | 60 | 0.47 | 253 | 356 | 112 | 4 of 128 |
- * | 64 x 32, workgroup memory | 44 | 0.34 | 345 | 356 | 200 | 4 of 64 |
- * | 64 x 32, registers, scoreKeys 16 | 36 | 0.28 | 422 | 356 | 244 | 4 of 64 |
- *
- * A workgroup alone on its multiprocessor adds its phases up instead of overlapping them, which is about 190.
+ * What bounds them at head size 128: a query-key pair is 512 FLOPs and moves 512 / rows-per-subgroup bytes of K and V
+ * matrices, 12 of scores and probabilities, 256 / scoreKeys of queries unless they are in registers, and
+ * 512 / rows-per-workgroup of staging through workgroup memory, at 128 bytes a clock on an H100: 316 TFLOPS for 16 rows
+ * a subgroup and 128 a workgroup. bench/NOTES.md has what was measured.
  */
 export const MATRIX_TILINGS: readonly TilingShape[] = [
   // 128 rows, 16 for each subgroup.
   ...tilings(8, 1, 'registers', [
-    [32, 32, 'single'],
-    [32, 32, 'prefetch'],
+    [32, 32, 'overlap'],
     [32, 32, 'alternate'],
-    [64, 16, 'single'],
+    [32, 32, 'prefetch'],
+    [32, 32, 'single'],
+    [16, 16, 'overlap'],
     [32, 16, 'double'],
     [32, 16, 'single', 'pipelined'],
   ]),
   // 128 rows, 32 for each subgroup: FlashAttention-2's shape.
   ...tilings(4, 2, 'registers', [
+    [16, 16, 'alternate'],
     [32, 32, 'single'],
-    [32, 16, 'single'],
-    [64, 16, 'single'],
-    [32, 32, 'alternate'],
   ]),
   // 64 rows, 16 for each subgroup, several workgroups a multiprocessor.
   ...tilings(4, 1, 'registers', [
-    [32, 32, 'single'],
-    [64, 32, 'single'],
     [64, 32, 'single', 'pipelined'],
+    [16, 16, 'single'],
+    [16, 16, 'overlap'],
+    [16, 16, 'prefetch'],
+    [16, 16, 'alternate'],
     [32, 32, 'prefetch'],
-    [32, 32, 'alternate'],
     [32, 32, 'double'],
-  ]),
-  ...tilings(4, 1, 'workgroup', [
-    [32, 32, 'single'],
     [32, 32, 'alternate'],
+    [32, 32, 'single'],
   ]),
-  // 64 rows, 32 for each subgroup.
-  ...tilings(2, 2, 'workgroup', [[32, 32, 'single']]),
-  ...tilings(2, 2, 'registers', [
-    [32, 16, 'single'],
-    [64, 16, 'single'],
-  ]),
+  ...tilings(4, 1, 'workgroup', [[32, 32, 'alternate']]),
   // For devices with 16 KiB of workgroup memory, and large heads.
-  ...tilings(4, 1, 'registers', [[16, 16, 'single']]),
-  ...tilings(2, 1, 'registers', [[16, 16, 'single']]),
+  ...tilings(2, 1, 'registers', [
+    [16, 16, 'overlap'],
+    [16, 16, 'single'],
+  ]),
 ];
+
+/**
+ * The tuned table: what `bench/tune` found fastest on an H200 at head size 128 (bench/NOTES.md). Devices that lack a
+ * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
+ */
+const TUNED: Readonly<Record<AttentionKernel, TilingShape & { readonly shape: MatrixShape }>> = {
+  dense: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 16, k: 16 } },
+  a_shape: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 16, k: 16 } },
+  vertical_slash: { ...tiling(4, 1, 'registers', [64, 32, 'single', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
+  block_sparse: { ...tiling(4, 1, 'registers', [16, 16, 'single']), shape: { m: 16, n: 8, k: 16 } },
+};
 
 /** What {@link chooseMatrixTiling} needs to know of a device. */
 export interface MatrixDevice {
@@ -218,18 +230,24 @@ export interface MatrixDevice {
 const MAX_REGISTERS = 255;
 
 /**
- * The first tiling of {@link MATRIX_TILINGS} that suits the kernel, the head size, the device's workgroup memory and
- * a register file of 255 per invocation, or undefined when there is none: then the f16 tier's kernel must do.
+ * The first tiling, of the tuned table and then of {@link MATRIX_TILINGS}, that suits the kernel, the head size, the
+ * device's matrix shapes and workgroup memory and a register file of 255 per invocation, or undefined when there is
+ * none: then the f16 tier's kernel must do.
  */
 export function chooseMatrixTiling(device: MatrixDevice, kernel: AttentionKernel, headDim: number): MatrixTiling | undefined {
   const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: invocations } = device.limits;
   const shape = device.shapes[0];
   if (!shape) return undefined;
-  return MATRIX_TILINGS.map((t): MatrixTiling => ({ ...t, shape, sync: device.sync ?? 'workgroup' })).find(
-    (t) =>
-      tilingProblem(kernel, headDim, t) === undefined &&
-      matrixWorkgroupBytes(headDim, t) <= memory &&
-      t.subgroups * SUBGROUP_SIZE <= invocations &&
-      estimateRegisters(headDim, t).total <= MAX_REGISTERS,
-  );
+  const listed = ({ m, n, k }: MatrixShape): boolean => device.shapes.some((s) => s.m === m && s.n === n && s.k === k);
+  const best = TUNED[kernel];
+  const candidates = [...(listed(best.shape) ? [best] : []), ...MATRIX_TILINGS.map((t) => ({ ...t, shape }))];
+  return candidates
+    .map((t): MatrixTiling => ({ ...t, sync: device.sync ?? 'workgroup' }))
+    .find(
+      (t) =>
+        tilingProblem(kernel, headDim, t) === undefined &&
+        matrixWorkgroupBytes(headDim, t) <= memory &&
+        t.subgroups * SUBGROUP_SIZE <= invocations &&
+        estimateRegisters(headDim, t).total <= MAX_REGISTERS,
+    );
 }
