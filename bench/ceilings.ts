@@ -1,6 +1,9 @@
+import { Float16Array } from '@petamoriken/float16';
+import { type MatrixShape, matrixShapes } from '../src/device/subgroup_matrix.js';
 import { median } from './measure.js';
 import copySource from './shaders/copy.wgsl?raw';
 import fmaSource from './shaders/fma.wgsl?raw';
+import matrixSource from './shaders/matrix.wgsl?raw';
 
 const REPETITIONS = 10;
 
@@ -32,8 +35,26 @@ export interface Ceilings {
   readonly fmaF32: number;
   /** f16 fused multiply-adds, in TFLOPS; absent without `shader-f16`. */
   readonly fmaF16?: number;
+  /** f16 subgroup matrix products with f32 results, the best of the device's shapes, in TFLOPS; absent without them. */
+  readonly matrix?: number;
   /** Bytes read plus bytes written by a copy, in GB/s. */
   readonly copyGBs: number;
+}
+
+/** 16x16 f16 elements, or 16 rows of 16 f32 in two: the room of any operand, in vec4<u32> elements. */
+const OPERAND = 32;
+
+/** The text of the subgroup matrix ceiling for one shape. */
+export function matrixCeilingShader({ m, n, k }: MatrixShape): string {
+  return `enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+diagnostic(off, chromium.subgroup_matrix_uniformity);
+alias Left = subgroup_matrix_left<f16, ${k}, ${m}>;
+alias Right = subgroup_matrix_right<f16, ${n}, ${k}>;
+alias Result = subgroup_matrix_result<f32, ${n}, ${m}>;
+const STEP = ${OPERAND}u;
+${matrixSource}`;
 }
 
 /**
@@ -41,7 +62,7 @@ export interface Ceilings {
  * @param scale 1 on a GPU; less on slow devices.
  */
 export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Ceilings> {
-  const out = device.createBuffer({ size: 65536, usage: GPUBufferUsage.STORAGE });
+  const out = device.createBuffer({ size: 65536, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
   const fma = async (type: 'f32' | 'f16'): Promise<number> => {
     const loops = Math.max(4, Math.round(1024 * scale));
     const groups = Math.max(8, Math.round(8192 * scale));
@@ -59,6 +80,26 @@ export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Cei
       pass.dispatchWorkgroups(groups);
     });
     return (groups * 256 * loops * 64 * 2) / ms / 1e9; // 16 vec4 accumulators, 2 operations each
+  };
+  const matrix = async (shape: MatrixShape): Promise<number> => {
+    const loops = Math.max(4, Math.round(4096 * scale));
+    const groups = Math.max(8, Math.round(4096 * scale));
+    // Numbers as attention has them: products of zeros draw less power and run at a higher clock.
+    const operands = Float16Array.from({ length: 8 * 8 * OPERAND }, () => Math.random() - 0.5);
+    device.queue.writeBuffer(out, 0, operands.buffer);
+    const module = device.createShaderModule({ code: matrixCeilingShader(shape) });
+    const pipeline = device.createComputePipeline({ layout: 'auto', compute: { module, constants: { LOOPS: loops } } });
+    const group = device.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: [{ binding: 0, resource: { buffer: out } }],
+    });
+    const ms = await timePasses(device, (pass) => {
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(groups);
+    });
+    // 4 subgroups of 32 in a workgroup, 8 products each.
+    return (groups * 4 * loops * 8 * 2 * shape.m * shape.n * shape.k) / ms / 1e9;
   };
   const copy = async (): Promise<number> => {
     const bytes = Math.min(device.limits.maxStorageBufferBindingSize, Math.max(2 ** 22, 2 ** 30 * scale)) & ~255;
@@ -84,9 +125,12 @@ export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Cei
     to.destroy();
     return (2 * bytes) / ms / 1e6;
   };
+  const matrices: number[] = [];
+  for (const shape of matrixShapes(device)) matrices.push(await matrix(shape));
   const result: Ceilings = {
     fmaF32: await fma('f32'),
     ...(device.features.has('shader-f16') ? { fmaF16: await fma('f16') } : {}),
+    ...(matrices.length > 0 ? { matrix: Math.max(...matrices) } : {}),
     copyGBs: await copy(),
   };
   out.destroy();

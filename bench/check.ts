@@ -1,5 +1,6 @@
 import { Float16Array } from '@petamoriken/float16';
 import type { AttentionLayer, HeadReport } from '../src/index.js';
+import { keysOfTriShape } from '../src/reference/methods.js';
 import {
   attentionRows,
   keysOfAShape,
@@ -9,6 +10,9 @@ import {
   relativeError,
   type Visibility,
 } from '../src/reference/oracle.js';
+
+/** Every f16 number, by its bits: a conversion without native f16 arrays that is quick enough for a million tokens. */
+const F16 = Float32Array.from(new Float16Array(Uint16Array.from({ length: 65_536 }, (_, bits) => bits).buffer));
 
 async function readRange(
   device: GPUDevice,
@@ -24,12 +28,17 @@ async function readRange(
   await staging.mapAsync(GPUMapMode.READ);
   const bytes = staging.getMappedRange().slice(0);
   staging.destroy();
-  return dtype === 'f32' ? new Float32Array(bytes) : Float32Array.from(new Float16Array(bytes));
+  if (dtype === 'f32') return new Float32Array(bytes);
+  const words = new Uint16Array(bytes);
+  const numbers = new Float32Array(words.length);
+  for (let i = 0; i < words.length; i++) numbers[i] = F16[words[i] as number] as number;
+  return numbers;
 }
 
 /** What a head saw, by the index that the GPU built. */
 function visibility(shape: Parameters<typeof keysOfDense>[0], { pattern, index }: HeadReport): Visibility {
   if (pattern.kind === 'a_shape') return keysOfAShape(shape, pattern.initSize, pattern.localSize);
+  if (pattern.kind === 'tri_shape') return keysOfTriShape(shape, pattern.initSize, pattern.localSize, pattern.lastSize);
   if (index.kind === 'block_sparse')
     return keysOfBlockSparse(
       shape,

@@ -1,12 +1,12 @@
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { openNodeDevice } from '../src/device/node.js';
-import { type AttentionLayer, type HeadPattern, profileDevice, SparsePrefill, type Tier } from '../src/index.js';
-import { type PlantKind, plantLayer } from '../src/kernels/plant.js';
+import { availableTiers, type HeadPattern, profileDevice, SparsePrefill, TIERS, type Tier } from '../src/index.js';
 import { measureCeilings } from './ceilings.js';
-import { sampledError } from './check.js';
-import { type MeasureOptions, measureLayer } from './measure.js';
-import { costCurve } from './plot.js';
-import { type BenchFile, type BenchRow, toCsv, toMarkdown, write } from './results.js';
+import { deviceModel, deviceSlug } from './device_model.js';
+import { type BenchCase, measureOurs } from './ours.js';
+import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
+import { bars, costCurve } from './plot.js';
+import { type BenchFile, merge, readEarlier, report, toCsv, toMarkdown, write } from './results.js';
 
 const PATTERNS = {
   dense: { kind: 'dense' },
@@ -14,145 +14,173 @@ const PATTERNS = {
   vertical_slash: { kind: 'vertical_slash', verticalSize: 1000, slashSize: 6096 },
   block_sparse: { kind: 'block_sparse', topK: 100 },
 } as const satisfies Record<string, HeadPattern>;
-type PatternName = keyof typeof PATTERNS;
+type PatternName = keyof typeof PATTERNS | 'static_vertical_slash';
+type Part = 'ours' | Peer;
+
+const PATTERN_NAMES = [...(Object.keys(PATTERNS) as PatternName[]), 'static_vertical_slash'] as const;
+const PARTS: readonly Part[] = ['ours', ...PEERS];
 
 interface Options {
   readonly out: string;
-  readonly tier: Tier | 'auto';
-  readonly headDim: string;
-  readonly heads: string;
-  readonly lengths: string;
-  readonly patterns: string;
-  readonly maxDense: string;
-  readonly budgetMs: string;
-  readonly dispatchMs: string;
-  readonly checkRows: string;
-  readonly scale: string;
+  readonly merge: boolean;
+  readonly parts: readonly Part[];
+  readonly tier: readonly (Tier | 'auto' | 'all')[];
+  readonly patterns: readonly PatternName[];
+  readonly lengths: readonly (readonly [seqLen: number, heads: number])[];
+  readonly headDim: number;
+  readonly maxDense: number;
+  readonly budgetMs: number;
+  readonly dispatchMs: number;
+  readonly checkRows: number;
+  readonly scale: number;
+  readonly peers: string;
+  readonly peersFrom: number;
+  readonly partSeconds: number;
 }
 
-const integers = (text: string): number[] => text.split(',').map((t) => Number(t.trim()));
+/** Parses a comma-separated list of names. */
+const listOf =
+  <T extends string>(allowed: readonly T[]) =>
+  (text: string): T[] =>
+    text.split(',').map((name) => {
+      const known = allowed.find((a) => a === name.trim());
+      if (known === undefined) throw new InvalidArgumentError(`${name} is not one of ${allowed.join(', ')}.`);
+      return known;
+    });
 
-/** Measures every pattern at every length and writes JSON, CSV, SVG and Markdown. */
+/** Parses lengths such as `4096,1048576x2`: a length, and how many heads if not 8. */
+function lengthsOf(text: string): [number, number][] {
+  return text.split(',').map((entry) => {
+    const [seqLen = Number.NaN, heads = 8] = entry.split('x').map(Number);
+    if (!(seqLen >= 1 && heads >= 1)) throw new InvalidArgumentError(`${entry} is not a length, or a length x heads.`);
+    return [seqLen, heads];
+  });
+}
+
+/** The cases that the options ask for. */
+function casesOf({ patterns, lengths, headDim, maxDense }: Options): BenchCase[] {
+  return lengths.flatMap(([seqLen, heads]) =>
+    patterns
+      .filter((name) => name !== 'dense' || seqLen <= maxDense)
+      .map((name): BenchCase => {
+        const pattern: HeadPattern = name === 'static_vertical_slash' ? givenIndex(seqLen) : PATTERNS[name];
+        return { pattern, seqLen, heads, headDim };
+      }),
+  );
+}
+
+/** Measures our kernels in each tier. A case that fails is listed as absent. */
+async function runOurs(device: GPUDevice, options: Options, add: (part: Partial<BenchFile>) => Promise<void>): Promise<void> {
+  await add({ ceilings: { ...(await measureCeilings(device, options.scale)) } });
+  const asked = options.tier.flatMap((t) => (t === 'all' ? availableTiers(device) : [t]));
+  const measure = { budgetMs: options.budgetMs, repetitions: [3, 20] } as const;
+  for (const tier of asked) {
+    const profile = profileDevice(device, tier);
+    const prefill = new SparsePrefill(device, { tier, dispatchMs: options.dispatchMs, workspaceLimit: 2 ** 30 });
+    for (const benchCase of casesOf(options)) {
+      try {
+        await add({ rows: [await measureOurs(prefill, profile, benchCase, measure, options.checkRows)] });
+      } catch (error) {
+        const { pattern, seqLen } = benchCase;
+        await add({ absent: [{ impl: 'ours', reason: `${profile.tier} ${pattern.kind} at ${seqLen}: ${String(error)}` }] });
+      }
+    }
+    prefill.destroy();
+  }
+}
+
+/** Measures the parts that the options ask for, and writes JSON, CSV, Markdown and SVG after each result. */
 async function run(suite: string, options: Options): Promise<void> {
   const device = await openNodeDevice();
-  const profile = profileDevice(device, options.tier);
-  const prefill = new SparsePrefill(device, {
-    tier: options.tier,
-    dispatchMs: Number(options.dispatchMs),
-    workspaceLimit: 2 ** 30,
-  });
-  const headDim = Number(options.headDim);
-  const heads = Number(options.heads);
-  const dtype = profile.tier === 'portable' ? 'f32' : 'f16';
-  const measure: MeasureOptions = { budgetMs: Number(options.budgetMs), repetitions: [3, 20] };
-  const names = options.patterns.split(',') as PatternName[];
-  console.error(`${profile.name}, tier ${profile.tier}`);
-  const ceilings = await measureCeilings(device, Number(options.scale));
-  console.error(`ceilings: ${JSON.stringify(ceilings)}`);
-  const rows: BenchRow[] = [];
-
-  for (const seqLen of integers(options.lengths)) {
-    for (const name of names) {
-      if (name === 'dense' && seqLen > Number(options.maxDense)) continue;
-      const pattern = PATTERNS[name];
-      const kind: PlantKind = name === 'dense' ? 'vertical_slash' : name;
-      const planted = await plantLayer(device, profile, {
-        numHeads: heads,
-        numKvHeads: heads,
-        headDim,
-        seqLen,
-        dtype,
-        seed: 1,
-        kinds: new Array<PlantKind>(heads).fill(kind),
-      });
-      const o = device.createBuffer({ size: planted.q.size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });
-      const layer: AttentionLayer = { ...planted, o, numHeads: heads, headDim, seqLen, dtype, patterns: pattern };
-      const m = await measureLayer(prefill, layer, measure);
-      const report = await prefill.run(layer, { inspect: true });
-      const density = report.heads?.reduce((sum, h) => sum + h.density / heads, 0) ?? 1;
-      const sampled = Number(options.checkRows);
-      const head = report.heads?.[0];
-      const relError = sampled > 0 && head ? await sampledError(device, layer, head, sampled) : undefined;
-      const pairs = (density * heads * seqLen * (seqLen + 1)) / 2;
-      const { kind: _kind, ...params } = pattern;
-      const row: BenchRow = {
-        impl: 'ours',
-        pattern: name,
-        tier: profile.tier,
-        seqLen,
-        heads,
-        headDim,
-        dtype,
-        params,
-        ms: m.ms,
-        stages: m.stages,
-        tflops: (4 * headDim * pairs) / m.ms / 1e9,
-        density,
-        ...(relError === undefined ? {} : { relError }),
-        repetitions: m.repetitions,
-        peakBytes: m.plan.memory.peakBytes,
-      };
-      rows.push(row);
-      console.error(toMarkdown([row]).trimEnd().split('\n').at(-1));
-      for (const buffer of [planted.q, planted.k, planted.v, o]) buffer.destroy();
-      prefill.trim();
-    }
-  }
-  const file: BenchFile = {
-    device: profile.name,
-    date: new Date().toISOString().slice(0, 10),
-    software: { node: process.version, 'minference-webgpu': '0.1.0' },
-    ceilings: { ...ceilings },
-    rows,
+  const profile = profileDevice(device);
+  const model = deviceModel(profile);
+  const date = new Date().toISOString().slice(0, 10);
+  const path = `${options.out}/${deviceSlug(model)}-${suite}`;
+  const earlier = options.merge ? readEarlier(`${path}.json`, model, date) : undefined;
+  const software = { node: process.version, adapter: profile.name, 'minference-webgpu': '0.1.0' };
+  let fresh: BenchFile = { device: model, date, software, ceilings: {}, rows: [], absent: [] };
+  const add = async ({ rows = [], absent = [], ...part }: Partial<BenchFile>): Promise<void> => {
+    fresh = {
+      ...fresh,
+      software: { ...fresh.software, ...part.software },
+      ceilings: { ...fresh.ceilings, ...part.ceilings },
+      rows: [...fresh.rows, ...rows],
+      absent: [...fresh.absent, ...absent],
+    };
+    for (const row of rows) console.error(toMarkdown([row], fresh.ceilings).trimEnd().split('\n').at(-1));
+    for (const { impl, reason } of absent) console.error(`absent: ${impl}, ${reason}`);
+    write(`${path}.json`, `${JSON.stringify(merge(earlier, fresh), null, 1)}\n`);
   };
-  const slug = (/h100|h200|a100|rtx[ \w]*|llvmpipe|swiftshader/i.exec(profile.name)?.[0] ?? 'gpu')
-    .toLowerCase()
-    .replaceAll(' ', '-');
-  const path = `${options.out}/${slug}-${suite}-${profile.tier}`;
-  write(`${path}.json`, `${JSON.stringify(file, null, 1)}\n`);
-  write(`${path}.csv`, toCsv(rows));
-  write(`${path}.md`, toMarkdown(rows));
-  write(
-    `${path}.svg`,
-    await costCurve(
-      'Attention of one layer, prefill',
-      `${profile.name}, tier ${profile.tier}, ${heads} heads of ${headDim}`,
-      rows,
-    ),
-  );
-  console.log(toMarkdown(rows));
-  console.log(`wrote ${path}.{json,csv,md,svg}`);
-  prefill.destroy();
+
+  console.error(model);
+  if (options.parts.includes('ours')) await runOurs(device, options, add);
   device.destroy();
+  for (const peer of PEERS.filter((p) => options.parts.includes(p))) {
+    const cases = casesOf(options).filter((c) => c.seqLen >= options.peersFrom && takes(peer, c));
+    await add(await runPeer(peer, cases, { ...options, folder: options.peers, seconds: options.partSeconds }));
+  }
+
+  const file = merge(earlier, fresh);
+  write(`${path}.csv`, toCsv(file.rows));
+  write(`${path}.md`, report(file));
+  write(`${path}-curve.svg`, await costCurve(file));
+  write(`${path}-bars.svg`, await bars(file));
+  console.log(report(file));
+  console.log(`wrote ${path}.{json,csv,md}, ${path}-{curve,bars}.svg`);
 }
 
 const program = new Command('bench').description(
   'Headless benchmarks: medians of GPU timestamps, checked against the float64 oracle.',
 );
-const suites = [
-  { name: 'kernels', about: 'every pattern at a few lengths, 8 heads', lengths: '4096,16384,32768,131072', heads: '8' },
+const SUITES = [
+  {
+    name: 'suite',
+    about: 'every tier and the peers of scripts/fetch_peers.sh, 4K to 1M tokens, 8 heads (2 at 1M)',
+    lengths: '4096,16384,32768,131072,1048576x2',
+    patterns: PATTERN_NAMES,
+    tier: 'all',
+    parts: PARTS,
+    maxDense: 131_072,
+  },
+  {
+    name: 'kernels',
+    about: 'every pattern at a few lengths, 8 heads',
+    lengths: '4096,16384,32768,131072',
+    patterns: PATTERN_NAMES.slice(0, -1),
+    tier: 'auto',
+    parts: ['ours'],
+    maxDense: 131_072,
+  },
   {
     name: 'curve',
     about: 'time against length, 4K to 1M tokens, 1 head',
-    lengths: '4096,8192,16384,32768,65536,131072,262144,524288,1048576',
-    heads: '1',
+    lengths: '4096x1,8192x1,16384x1,32768x1,65536x1,131072x1,262144x1,524288x1,1048576x1',
+    patterns: PATTERN_NAMES.slice(0, -1),
+    tier: 'auto',
+    parts: ['ours'],
+    maxDense: 1_048_576,
   },
 ] as const;
-for (const suite of suites) {
+for (const suite of SUITES) {
+  const tiers = ['auto', 'all', ...TIERS] as const;
   program
     .command(suite.name)
     .description(suite.about)
     .option('--out <folder>', 'where results go', 'bench/results')
-    .option('--tier <tier>', 'portable, f16 or auto', 'auto')
-    .option('--head-dim <n>', 'head size', '128')
-    .option('--heads <n>', 'heads, each with its own keys', suite.heads)
-    .option('--lengths <list>', 'sequence lengths', suite.lengths)
-    .option('--patterns <list>', 'patterns', Object.keys(PATTERNS).join())
-    .option('--max-dense <n>', 'longest dense run', '1048576')
-    .option('--budget-ms <ms>', 'GPU time to spend on one measurement', '1500')
-    .option('--dispatch-ms <ms>', 'aimed-at longest dispatch', '2000')
-    .option('--check-rows <n>', 'rows checked against the oracle; 0: none', '8')
-    .option('--scale <x>', 'size of the ceiling measurements, 1 on a GPU', '1')
+    .option('--merge', 'keep what this does not measure again of a file of today', false)
+    .option('--parts <list>', PARTS.join(), listOf(PARTS), [...suite.parts])
+    .option('--tier <list>', tiers.join(), listOf(tiers), [suite.tier])
+    .option('--patterns <list>', 'patterns', listOf(PATTERN_NAMES), [...suite.patterns])
+    .option('--lengths <list>', 'sequence lengths, each with xHEADS if not 8', lengthsOf, lengthsOf(suite.lengths))
+    .option('--head-dim <n>', 'head size', Number, 128)
+    .option('--max-dense <n>', 'longest dense run', Number, suite.maxDense)
+    .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 600)
+    .option('--dispatch-ms <ms>', 'aimed-at longest dispatch', Number, 2000)
+    .option('--check-rows <n>', 'rows checked against the oracle; 0: none', Number, 8)
+    .option('--scale <x>', 'size of the ceiling measurements, 1 on a GPU', Number, 1)
+    .option('--peers <folder>', "the peers' files", '.gpu/peers')
+    .option('--peers-from <n>', 'shortest length for peers', Number, 16_384)
+    .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)
     .action((options: Options) => run(suite.name, options));
 }
 await program.parseAsync();

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Stage } from '../src/index.js';
 
@@ -7,6 +7,7 @@ export interface BenchRow {
   /** `ours`, or a peer's name. */
   readonly impl: string;
   readonly pattern: string;
+  /** Ours: the kernels' tier. Peers: the interface that they use, `cuda` or `webgpu`. */
   readonly tier: string;
   readonly seqLen: number;
   readonly heads: number;
@@ -21,21 +22,51 @@ export interface BenchRow {
   readonly tflops: number;
   /** Kept query-key pairs over all causal ones. */
   readonly density: number;
-  /** Against the float64 oracle, on sampled rows. */
+  /** Against float64 attention over the same keys, on sampled rows. */
   readonly relError?: number;
   readonly repetitions: number;
   /** Workspace and index bytes at their peak. */
   readonly peakBytes?: number;
 }
 
+/** Something that was asked for and not measured. */
+export interface Absence {
+  readonly impl: string;
+  readonly reason: string;
+}
+
 /** A benchmark's result file. */
 export interface BenchFile {
+  /** The GPU's model. */
   readonly device: string;
   readonly date: string;
   readonly software: Readonly<Record<string, string>>;
+  /** Measured in the same run. TFLOPS, and GB/s where the name says so. */
+  readonly ceilings: Readonly<Record<string, number>>;
   readonly rows: readonly BenchRow[];
-  /** Ceilings measured in the same run. */
-  readonly ceilings?: Readonly<Record<string, number>>;
+  readonly absent: readonly Absence[];
+}
+
+/** Reads the file of an earlier run on the same device and the same day; undefined when there is none. */
+export function readEarlier(path: string, device: string, date: string): BenchFile | undefined {
+  if (!existsSync(path)) return undefined;
+  const file = JSON.parse(readFileSync(path, 'utf8')) as BenchFile;
+  return file.device === device && file.date === date ? file : undefined;
+}
+
+/** What `fresh` measured, and of `earlier` what it did not measure again. */
+export function merge(earlier: BenchFile | undefined, fresh: BenchFile): BenchFile {
+  if (!earlier) return fresh;
+  const key = (r: BenchRow): string => [r.impl, r.pattern, r.tier, r.seqLen, r.heads, r.headDim, r.dtype].join();
+  const measured = new Set(fresh.rows.map(key));
+  const seen = new Set([...fresh.rows, ...fresh.absent].map((r) => r.impl));
+  return {
+    ...fresh,
+    software: { ...earlier.software, ...fresh.software },
+    ceilings: { ...earlier.ceilings, ...fresh.ceilings },
+    rows: [...earlier.rows.filter((r) => !measured.has(key(r))), ...fresh.rows],
+    absent: [...earlier.absent.filter((a) => !seen.has(a.impl)), ...fresh.absent],
+  };
 }
 
 /** Writes a file and the folders above it. */
@@ -86,13 +117,49 @@ export function toCsv(rows: readonly BenchRow[]): string {
   return `${[head.join(','), ...rows.map(line)].join('\n')}\n`;
 }
 
-/** Rows as a Markdown table. */
-export function toMarkdown(rows: readonly BenchRow[]): string {
+/** The ceiling of a row's arithmetic: all tiers but `matrix` multiply with f32 FMAs, CUDA peers with tensor cores. */
+function ceilingOf(row: BenchRow, ceilings: BenchFile['ceilings']): number | undefined {
+  const names: Readonly<Record<string, string>> = { portable: 'fmaF32', f16: 'fmaF32', matrix: 'matrix', cuda: 'matmulF16' };
+  return ceilings[names[row.tier] ?? ''];
+}
+
+/** Rows as a Markdown table; the roofline is the share of the ceiling that the row's tier has. */
+export function toMarkdown(rows: readonly BenchRow[], ceilings: BenchFile['ceilings']): string {
   const head =
-    '| impl | pattern | tier | N | heads | ms | estimate + top-k + convert | kernel | TFLOPS | density | error |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |';
+    '| impl | pattern | tier | N | heads | ms | estimate + top-k + convert | kernel | TFLOPS | roofline | density | error |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |';
   const line = (r: BenchRow): string => {
     const index = r.stages ? r.stages.estimate + r.stages.topk + r.stages.convert : undefined;
-    return `| ${r.impl} | ${r.pattern} | ${r.tier} | ${r.seqLen.toLocaleString('en')} | ${r.heads} | ${r.ms.toFixed(2)} | ${index?.toFixed(2) ?? ''} | ${r.stages?.kernel.toFixed(2) ?? ''} | ${r.tflops.toFixed(1)} | ${(100 * r.density).toFixed(2)}% | ${r.relError?.toExponential(1) ?? ''} |`;
+    const ceiling = ceilingOf(r, ceilings);
+    const cells = [
+      r.impl,
+      r.pattern,
+      r.tier,
+      r.seqLen.toLocaleString('en'),
+      r.heads,
+      r.ms.toFixed(2),
+      index?.toFixed(2) ?? '',
+      r.stages?.kernel.toFixed(2) ?? '',
+      r.tflops.toFixed(1),
+      ceiling ? `${((100 * r.tflops) / ceiling).toFixed(1)}%` : '',
+      `${(100 * r.density).toFixed(2)}%`,
+      r.relError?.toExponential(1) ?? '',
+    ];
+    return `| ${cells.join(' | ')} |`;
   };
   return `${[head, ...rows.map(line)].join('\n')}\n`;
+}
+
+/** A result file as Markdown: the device, its ceilings, the table, and what is absent. */
+export function report(file: BenchFile): string {
+  const list = (of: Readonly<Record<string, string | number>>): string =>
+    Object.entries(of)
+      .map(([name, value]) => `${name} ${typeof value === 'number' ? value.toFixed(1) : value}`)
+      .join(', ');
+  const order = [...file.rows].sort((a, b) => a.pattern.localeCompare(b.pattern) || a.seqLen - b.seqLen);
+  return `# ${file.device}, ${file.date}
+
+Software: ${list(file.software)}.
+Ceilings (TFLOPS; copy in GB/s): ${list(file.ceilings)}.
+
+${toMarkdown(order, file.ceilings)}${file.absent.map((a) => `\nAbsent: ${a.impl}, ${a.reason}\n`).join('')}`;
 }

@@ -5,7 +5,7 @@ import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
 import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
 import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
+import indexRuns from '../../shaders/lib/index_runs.wgsl?raw';
 import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
@@ -24,10 +24,10 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  stagedDimensions,
   table,
   uniform,
 } from './layer.js';
+import { scoreTile } from './score_tile.js';
 import { recordTopK, type TopKList, topKShaders, topKWorkspaceBytes } from './topk.js';
 
 /** A head with the vertical-slash pattern. */
@@ -45,13 +45,17 @@ export interface VerticalSlashScores {
   readonly stride: number;
 }
 
+/** What MInference keeps whatever it scores: the first columns and the nearest diagonals. */
+const FORCED = { columns: 30, diagonals: 100 } as const;
 /** Query rows that the estimate looks at. */
-const LAST_QUERIES = 64;
+export const LAST_QUERIES = 64;
 const TILE_KEYS = 128;
 const TILE_DIAGONALS = 192;
 /** Tiles whose softmax statistics one workgroup merges. */
 const FAN_IN = 128;
 const HEADER_WORDS = 4;
+/** Scores of a tile. */
+const KEPT_TILE_BYTES = LAST_QUERIES * TILE_KEYS * 4;
 const LOG2E = Math.LOG2E;
 
 const ESTIMATE_BINDINGS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read'];
@@ -65,29 +69,43 @@ interface Shaders {
 }
 
 function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
-  const staged = stagedDimensions(profile);
+  const tile = scoreTile(profile, headDim, storage);
   const head = [
-    prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: staged } }),
+    tile.directives + prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk } }),
     storageLibrary(storage),
-    scoreTile,
+    tile.code,
     estimate,
   ];
-  const tag = `D=${headDim} ${storage} d${staged}`;
+  const tag = `D=${headDim} ${storage} ${tile.tag}`;
   return {
     softmax: {
       label: `vertical-slash estimate: softmax ${tag}`,
       code: [...head, estimateSoftmax].join('\n'),
-      bindings: [...ESTIMATE_BINDINGS, 'write'],
+      bindings: [...ESTIMATE_BINDINGS, 'write', 'write'],
     },
     merge: { label: 'vertical-slash estimate: merge', code: mergeSoftmax, bindings: ['uniform', 'read', 'write'] },
     sums: {
       label: `vertical-slash estimate: sums ${tag}`,
       code: [...head, estimateSums].join('\n'),
-      bindings: [...ESTIMATE_BINDINGS, 'read', 'write', 'write'],
+      bindings: [...ESTIMATE_BINDINGS, 'read', 'write', 'write', 'read'],
     },
     slashScores: { label: 'vertical-slash estimate: diagonals', code: slashScores, bindings: ['uniform', 'read', 'write'] },
-    runs: { label: 'vertical-slash runs', code: [radix, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
+    runs: { label: 'vertical-slash runs', code: [radix, indexRuns, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
   };
+}
+
+/** The shaders of {@link recordVerticalSlashScores}. */
+export function verticalSlashScoreShaders(profile: DeviceProfile, headDim: number, storage: StorageFormat): ShaderSpec[] {
+  const { softmax, merge, sums, slashScores: diagonals } = shadersFor(profile, headDim, storage);
+  return [softmax, merge, sums, diagonals];
+}
+
+/** Bytes that {@link recordVerticalSlashScores} takes for this many heads: while it runs, and of its result. */
+export function verticalSlashScoreBytes(layer: IndexLayer, heads: number): { readonly peak: number; readonly scores: number } {
+  const one = { head: 0, kvHead: 0, verticalSize: 0, slashSize: 1 };
+  const s = batchSizes(layer.k.rows, new Array<VerticalSlashHead>(heads).fill(one));
+  const kept = heads * keptTileCount(layer, heads) * KEPT_TILE_BYTES;
+  return { peak: kept + Math.max(s.statistics + 2 * s.groups, s.merged + s.scores + s.diagonals), scores: s.scores };
 }
 
 /** Every shader that {@link recordVerticalSlashIndex} may use for this head size and storage format. */
@@ -116,6 +134,14 @@ function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
   };
 }
 
+/** Tiles of each head whose scores are kept between the passes: what fits half of the workspace. */
+function keptTileCount(layer: IndexLayer, heads: number): number {
+  const { limits } = layer.profile;
+  const room = Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  return Math.min(divCeil(layer.k.rows, TILE_KEYS), Math.floor(room / (heads * KEPT_TILE_BYTES)));
+}
+
+/** Workspace of a batch of heads beside the kept scores. */
 function transientBytes(keys: number, heads: readonly VerticalSlashHead[]): number {
   const s = batchSizes(keys, heads);
   const merging = s.statistics + 2 * s.groups;
@@ -135,7 +161,7 @@ function headBatches(layer: IndexLayer, heads: readonly VerticalSlashHead[]): Ve
     perHead = Math.max(perHead, transientBytes(keys, [head]));
     largest = Math.max(largest, s.scores, s.diagonals, s.statistics);
   }
-  return batches(heads, Math.min(layer.workspaceLimit / perHead, binding / largest));
+  return batches(heads, Math.min(layer.workspaceLimit / 2 / perHead, binding / largest));
 }
 
 function columnCount(keys: number, head: VerticalSlashHead): number {
@@ -157,13 +183,17 @@ function indexWords(keys: number, head: VerticalSlashHead): number {
 
 /**
  * Memory of {@link recordVerticalSlashIndex}. Per head of a batch the workspace is 14 bytes per key (plus
- * 49 KiB, 4 bytes per kept column or diagonal, and rounding to whole tiles of 128 keys); the index is
+ * 49 KiB, 4 bytes per kept column or diagonal, and rounding to whole tiles of 128 keys), and for the kept scores 256 bytes
+ * per key or half of `workspaceLimit`, whichever is less; the index is
  * `4 + verticalSize + 3 * min(slashSize, ceil(Nk / 65))` words.
  */
 export function verticalSlashWorkspaceBytes(layer: IndexLayer, heads: readonly VerticalSlashHead[]): IndexBytes {
   const { keys } = layerSizes(layer);
   let transient = 0;
-  for (const batch of headBatches(layer, heads)) transient = Math.max(transient, transientBytes(keys, batch));
+  for (const batch of headBatches(layer, heads)) {
+    const kept = batch.length * keptTileCount(layer, batch.length) * KEPT_TILE_BYTES;
+    transient = Math.max(transient, transientBytes(keys, batch) + kept);
+  }
   let words = 0;
   for (const head of heads) words += indexWords(keys, head);
   return { transient, index: words * 4 };
@@ -172,12 +202,17 @@ export function verticalSlashWorkspaceBytes(layer: IndexLayer, heads: readonly V
 /**
  * Records the scores of all columns and diagonals (MInference, arXiv 2407.02490, section 3.2): the
  * attention probabilities of the last `R = min(64, N)` query rows, summed along columns
- * (`vertical[j] = sum_r A[r, j]`) and diagonals (`slash[d] = sum_r A[r, p_r - d]`). The first 30 columns and
- * the nearest 100 diagonals get `+inf`.
+ * (`vertical[j] = sum_r A[r, j]`) and diagonals (`slash[d] = sum_r A[r, p_r - d]`). Forced ones, by default the
+ * first 30 columns and the nearest 100 diagonals, get `+inf`.
  *
  * All heads are done at once; {@link recordVerticalSlashIndex} splits them into batches.
  */
-export function recordVerticalSlashScores(rec: Recorder, layer: IndexLayer, heads: readonly IndexHead[]): VerticalSlashScores {
+export function recordVerticalSlashScores(
+  rec: Recorder,
+  layer: IndexLayer,
+  heads: readonly IndexHead[],
+  forced: { readonly columns: number; readonly diagonals: number } = FORCED,
+): VerticalSlashScores {
   const { rows: n, keys, headDim } = layerSizes(layer);
   const shaders = shadersFor(layer.profile, headDim, layer.storage);
   const sizes = batchSizes(
@@ -216,6 +251,8 @@ export function recordVerticalSlashScores(rec: Recorder, layer: IndexLayer, head
         k.base,
         k.headStride,
         k.rowStride,
+        forced.columns,
+        keptTiles,
       ]);
       rec.dispatch({
         stage: 'estimate',
@@ -227,9 +264,12 @@ export function recordVerticalSlashScores(rec: Recorder, layer: IndexLayer, head
     }
   };
 
+  const keptTiles = keptTileCount(layer, heads.length);
+  const kept = rec.workspace('estimate: kept scores', heads.length * keptTiles * KEPT_TILE_BYTES);
+
   // Softmax statistics of every tile, merged until one entry per row is left.
   let statistics = rec.workspace('estimate: tile softmax', sizes.statistics);
-  forEachTileRange(tiles, shaders.softmax, [statistics]);
+  forEachTileRange(tiles, shaders.softmax, [statistics, kept]);
   let entries = tiles;
   do {
     const groups = divCeil(entries, FAN_IN);
@@ -247,12 +287,12 @@ export function recordVerticalSlashScores(rec: Recorder, layer: IndexLayer, head
 
   const scores = rec.workspace('estimate: scores', sizes.scores);
   const diagonals = rec.workspace('estimate: diagonals', sizes.diagonals);
-  forEachTileRange(tiles, shaders.sums, [statistics, scores, diagonals]);
-  rec.release(statistics);
+  forEachTileRange(tiles, shaders.sums, [statistics, scores, diagonals, kept]);
+  rec.release(statistics, kept);
   rec.dispatch({
     stage: 'estimate',
     shader: shaders.slashScores,
-    bindings: [uniform(rec, 'diagonal parameters', [firstPosition, tiles, keys]), diagonals, scores],
+    bindings: [uniform(rec, 'diagonal parameters', [firstPosition, tiles, keys, forced.diagonals]), diagonals, scores],
     workgroups: [divCeil(keys, 256), heads.length],
   });
   rec.release(diagonals);

@@ -4,7 +4,6 @@ import cumulativeSelect from '../../shaders/index/cumulative_select.wgsl?raw';
 import mergeSoftmax from '../../shaders/index/merge_softmax.wgsl?raw';
 import antidiagonal from '../../shaders/lib/index_antidiagonal.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
 import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
@@ -22,10 +21,10 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  stagedDimensions,
   table,
   uniform,
 } from './layer.js';
+import { scoreTile } from './score_tile.js';
 
 /** Sides of the squares whose antidiagonals XAttention adds up. */
 export const X_ATTENTION_STRIDES = [8, 16] as const;
@@ -50,15 +49,16 @@ interface Shaders {
 }
 
 function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat, stride: number): Shaders {
-  const staged = stagedDimensions(profile);
+  const tile = scoreTile(profile, stride * headDim, storage);
   const head = [
-    prelude({ f16: storage === 'f16', constants: { HEAD_DIM: stride * headDim, D_CHUNK: staged, STRIDE: stride } }),
+    tile.directives +
+      prelude({ f16: storage === 'f16', constants: { HEAD_DIM: stride * headDim, D_CHUNK: tile.dChunk, STRIDE: stride } }),
     storageLibrary(storage),
-    scoreTile,
+    tile.code,
     antidiagonal,
   ];
   const bindings: readonly BindingKind[] = ['uniform', 'read', 'read', 'read'];
-  const tag = `D=${headDim} S=${stride} ${storage} d${staged}`;
+  const tag = `D=${headDim} S=${stride} ${storage} ${tile.tag}`;
   return {
     softmax: {
       label: `x-attention estimate: softmax ${tag}`,

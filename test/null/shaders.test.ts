@@ -3,7 +3,7 @@ import { openNodeDevice } from '../../src/device/node.js';
 import { availableTiers, profileDevice } from '../../src/device/profile.js';
 import { blockSparseIndexShaders } from '../../src/index/block_sparse.js';
 import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
-import { attentionShader, chooseTiling, HEAD_DIMS } from '../../src/kernels/attention.js';
+import { attentionShader, candidateTilings, HEAD_DIMS } from '../../src/kernels/attention.js';
 import { storageFormat } from '../../src/kernels/shader_text.js';
 
 test('every shader variant compiles without a message', async () => {
@@ -21,10 +21,13 @@ test('every shader variant compiles without a message', async () => {
         for (const headDim of HEAD_DIMS) {
           for (const dtype of ['f16', 'f32'] as const) {
             const storage = storageFormat(profile, dtype);
-            const tiling = chooseTiling(profile, headDim, dtype);
+            const tilings = [false, true].flatMap((software) => candidateTilings({ ...profile, software }, headDim, dtype));
+            expect(tilings.length).toBeGreaterThan(1);
             const specs = [
-              ...(['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const).map((k) =>
-                attentionShader(k, headDim, storage, tiling),
+              ...tilings.flatMap((tiling) =>
+                (['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const).map((k) =>
+                  attentionShader(k, headDim, storage, tiling),
+                ),
               ),
               ...verticalSlashIndexShaders(profile, headDim, storage),
               ...blockSparseIndexShaders(profile, headDim, storage),
