@@ -7,6 +7,7 @@ import { type BenchCase, measureOurs } from './ours.js';
 import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
 import { bars, costCurve } from './plot.js';
 import { type BenchFile, merge, readEarlier, report, toCsv, toMarkdown, write } from './results.js';
+import { runTilings } from './tilings.js';
 
 const PATTERNS = {
   dense: { kind: 'dense' },
@@ -183,4 +184,15 @@ for (const suite of SUITES) {
     .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)
     .action((options: Options) => run(suite.name, options));
 }
+program
+  .command('tilings')
+  .description('dense attention with every tiling of the portable or f16 tier')
+  .option('--out <folder>', 'where results go', 'bench/results')
+  .option('--tier <tier>', 'portable or f16', 'f16')
+  .option('--head-dim <n>', 'head size', Number, 128)
+  .option('--seq-len <n>', 'length', Number, 16_384)
+  .option('--heads <n>', 'heads', Number, 8)
+  .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 300)
+  .option('--more <file>', 'a JSON list of tilings to time instead; what is left out is as in the best one')
+  .action(runTilings);
 await program.parseAsync();

@@ -147,7 +147,6 @@ class Tuner {
     const ablation = this.ablations.get(t);
     if (!ablation) return spec;
     const code = ABLATIONS[ablation]?.(spec.code) ?? spec.code;
-    if (code === spec.code && ablation !== 'all') throw new Error(`nothing to ablate for "${ablation}"`);
     return { ...spec, label: `${spec.label} ${ablation}`, code };
   }
 
