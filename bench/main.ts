@@ -3,6 +3,7 @@ import { openNodeDevice } from '../src/device/node.js';
 import { availableTiers, type HeadPattern, profileDevice, SparsePrefill, TIERS, type Tier } from '../src/index.js';
 import { measureCeilings } from './ceilings.js';
 import { deviceModel, deviceSlug } from './device_model.js';
+import { runMethods } from './methods.js';
 import { type BenchCase, measureOurs } from './ours.js';
 import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
 import { bars, costCurve } from './plot.js';
@@ -14,6 +15,9 @@ const PATTERNS = {
   a_shape: { kind: 'a_shape', initSize: 1024, localSize: 4096 },
   vertical_slash: { kind: 'vertical_slash', verticalSize: 1000, slashSize: 6096 },
   block_sparse: { kind: 'block_sparse', topK: 100 },
+  tri_shape: { kind: 'tri_shape', initSize: 1024, localSize: 4096, lastSize: 128 },
+  x_attention: { kind: 'x_attention', stride: 16, threshold: 0.9 },
+  flex_prefill: { kind: 'flex_prefill', gamma: 0.9, tau: 0.1, minBudget: 1024 },
 } as const satisfies Record<string, HeadPattern>;
 type PatternName = keyof typeof PATTERNS | 'static_vertical_slash';
 type Part = 'ours' | Peer;
@@ -184,6 +188,15 @@ for (const suite of SUITES) {
     .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)
     .action((options: Options) => run(suite.name, options));
 }
+program
+  .command('methods')
+  .description('time, recall and density of every prefill method on one layer of planted heads')
+  .option('--out <folder>', 'where results go', 'bench/results')
+  .option('--tier <tier>', 'portable, f16, matrix or auto', 'auto')
+  .option('--head-dim <n>', 'head size', Number, 128)
+  .option('--lengths <list>', 'sequence lengths, each with xHEADS if not 8', lengthsOf, lengthsOf('32768,131072'))
+  .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 300)
+  .action(runMethods);
 program
   .command('tilings')
   .description('dense attention with every tiling of the portable or f16 tier')

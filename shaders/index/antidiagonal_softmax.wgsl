@@ -21,11 +21,11 @@ fn row_statistics(lo: vec4<f32>, hi: vec4<f32>) -> vec2<f32> {
   return vec2<f32>(m, sum4(exp2(lo - m) + exp2(hi - m)));
 }
 
-@compute @workgroup_size(TX, TY)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let tx = local.x;
-  let ty = local.y;
-  let row = ty * TX + tx;
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tx = thread % TX;
+  let ty = thread / TX;
+  let row = thread;
   let out = ((workgroup.z * params.row_tiles + workgroup.y) * params.tiles + workgroup.x) * TILE_ROWS + row;
   if (!tile_is_visible(workgroup.y, workgroup.x)) {
     if (row < TILE_ROWS) {

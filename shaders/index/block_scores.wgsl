@@ -2,15 +2,16 @@
 //
 //   score[b, c] = qbar[b] . kbar[c]                  +inf for the diagonal: key blocks that hold a row of b
 //
-// Scores are written as u32 keys in the same order (see ordered_key), ready for block_topk.wgsl. Tiles
-// above the diagonal are skipped; blocks right of a row's last visible one hold arbitrary keys.
+// Scores are written as u32 keys in the same order (see ordered_key), ready for block_topk.wgsl; with RAW = 1 as they
+// are, nothing forced, ready for flex_block_softmax.wgsl. Tiles above the diagonal are skipped; blocks right of a
+// row's last visible one hold arbitrary values. Constants from the pipeline's prelude: HEAD_DIM, D_CHUNK, RAW.
 //
 // Grid: x = tile of 128 key blocks, y = tile of 64 row blocks of the strip, z = head. Bindings:
 //   0  params
 //   1  qbar         [head slots, q_blocks, HEAD_DIM] f32
 //   2  kbar         [head slots, k_blocks, HEAD_DIM] f32
-//   3  heads        (slot in qbar, slot in kbar, unused, unused)
-//   4  scores       [heads, strip_rows, row_stride] u32
+//   3  heads        (slot in qbar, slot in kbar, unused, 0: skip this head)
+//   4  scores       [heads, strip_rows, row_stride] u32 keys, or bits of f32
 
 struct BlockParams {
   first_block: u32,   // first row block of the strip
@@ -63,10 +64,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let first_row = params.first_block + workgroup.y * TILE_ROWS;
   let first_key = workgroup.x * TILE_KEYS;
   let last_position = params.q_offset + min((first_row + TILE_ROWS) * INDEX_BLOCK, params.n_q) - 1u;
-  if (first_key > last_position / INDEX_BLOCK) {
+  let head = heads[workgroup.z];
+  if (head.w == 0u || first_key > last_position / INDEX_BLOCK) {
     return;
   }
-  let head = heads[workgroup.z];
   q_start = (head.x * params.q_blocks + first_row) * D4;
   q_rows = params.q_blocks - min(first_row, params.q_blocks);
   k_start = (head.y * params.k_blocks + first_key) * D4;
@@ -79,7 +80,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let row = 8u * ty + a;
     let diagonal = vec4<u32>((params.q_offset + (first_row + row) * INDEX_BLOCK) / INDEX_BLOCK);
     let at = ((workgroup.z * params.strip_rows + workgroup.y * TILE_ROWS + row) * params.row_stride + key.x) / 4u;
-    scores[at] = select(ordered_key(s[2u * a]), vec4<u32>(FORCED), key >= diagonal);
-    scores[at + 1u] = select(ordered_key(s[2u * a + 1u]), vec4<u32>(FORCED), key + vec4<u32>(4u) >= diagonal);
+    if (RAW == 1u) {
+      scores[at] = bitcast<vec4<u32>>(s[2u * a]);
+      scores[at + 1u] = bitcast<vec4<u32>>(s[2u * a + 1u]);
+    } else {
+      scores[at] = select(ordered_key(s[2u * a]), vec4<u32>(FORCED), key >= diagonal);
+      scores[at + 1u] = select(ordered_key(s[2u * a + 1u]), vec4<u32>(FORCED), key + vec4<u32>(4u) >= diagonal);
+    }
   }
 }

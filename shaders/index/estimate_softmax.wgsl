@@ -5,8 +5,10 @@
 // Grid: x = tile of 128 keys (from params.first_tile on), y = head.
 // Bindings: lib/index_estimate.wgsl, and
 //   tile_statistics  [heads, tiles, 64] (m, l)
+//   kept             [heads, kept_tiles, 16, threads] scores, for pass 2
 
 @group(0) @binding(4) var<storage, read_write> tile_statistics: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read_write> kept: array<vec4<f32>>;
 
 fn max4(x: vec4<f32>) -> f32 {
   return max(max(x.x, x.y), max(x.z, x.w));
@@ -22,13 +24,19 @@ fn row_statistics(lo: vec4<f32>, hi: vec4<f32>) -> vec2<f32> {
   return vec2<f32>(m, sum4(exp2(lo - m) + exp2(hi - m)));
 }
 
-@compute @workgroup_size(TX, TY)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let tx = local.x;
-  let ty = local.y;
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tx = thread % TX;
+  let ty = thread / TX;
   let tile = params.first_tile + workgroup.x;
   var s: array<vec4<f32>, 16>;
   estimate_tile(&s, workgroup.y, tile, tx, ty);
+  if (tile < params.kept_tiles) {
+    let at = kept_start(workgroup.y, tile, tx, ty);
+    for (var i = 0u; i < 16u; i++) {
+      kept[at + i * THREADS] = s[i];
+    }
+  }
 
   // Two rows a vec4: (m, l) of an even row, (m, l) of the next.
   for (var a = 0u; a < 8u; a += 2u) {
@@ -37,7 +45,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     stage[(4u * ty + a / 2u) * TX + tx] = vec4<f32>(even, odd);
   }
   workgroupBarrier();
-  let row = ty * TX + tx;
+  let row = thread;
   if (row < TILE_ROWS) {
     var m = M_START;
     for (var x = 0u; x < TX; x++) {

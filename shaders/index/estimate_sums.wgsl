@@ -2,10 +2,11 @@
 // columns and diagonals.
 //
 //   A[r, j] = exp2(s[r, j] - lse2[r])
-//   vertical[j] = sum_r A[r, j]                                  (+inf for the first 30 columns)
+//   vertical[j] = sum_r A[r, j]                                  (+inf for the first forced_columns)
 //   diagonal_partial[tile, r - j + 127] = sum of A[r, j] in the tile, j counted from its first key
 //
-// The scores are computed a second time, because keeping them would take 64 words per key. Sums run in a
+// Scores take 64 words per key: those of the first tiles are kept from pass 1, as many as there is room for; the others
+// are computed a second time. Sums run in a
 // fixed order, so results do not change from run to run. slash_scores.wgsl adds the tiles' diagonals up.
 //
 // Grid: x = tile of 128 keys (from params.first_tile on), y = head.
@@ -13,12 +14,13 @@
 //   merged            [heads, 64] (m, l) over all keys
 //   scores            [heads, 2, 128 * tiles] bits of f32; the first of the two lists is `vertical`
 //   diagonal_partial  [heads, tiles, 192]
+//   kept              [heads, kept_tiles, 16, threads] scores, from pass 1
 
 @group(0) @binding(4) var<storage, read> merged: array<vec2<f32>>;
 @group(0) @binding(5) var<storage, read_write> scores: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> diagonal_partial: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> kept: array<vec4<f32>>;
 
-const FORCED_COLUMNS: u32 = 30u;
 const INFINITY_BITS: u32 = 0x7f800000u;
 const DIAGONAL_GROUPS: u32 = (TILE_ROWS + TILE_KEYS) / 4u;
 // Parts of `stage`: four groups of four diagonals per thread, then two groups of four columns per thread.
@@ -36,11 +38,10 @@ fn diagonals_high(r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(r1.x + r2.y + r3.z, r2.x + r3.y, r3.x, 0.0);
 }
 
-@compute @workgroup_size(TX, TY)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let tx = local.x;
-  let ty = local.y;
-  let thread = ty * TX + tx;
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tx = thread % TX;
+  let ty = thread / TX;
   let tile = params.first_tile + workgroup.x;
   if (thread < TILE_ROWS) {
     var row_lse2 = 0.0;
@@ -51,7 +52,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     lse2[thread] = row_lse2;
   }
   var p: array<vec4<f32>, 16>;
-  estimate_tile(&p, workgroup.y, tile, tx, ty);
+  if (tile < params.kept_tiles) {
+    let at = kept_start(workgroup.y, tile, tx, ty);
+    for (var i = 0u; i < 16u; i++) {
+      p[i] = kept[at + i * THREADS];
+    }
+    workgroupBarrier();
+  } else {
+    estimate_tile(&p, workgroup.y, tile, tx, ty);
+  }
   var columns_lo = vec4<f32>();
   var columns_hi = vec4<f32>();
   for (var a = 0u; a < 8u; a++) {
@@ -80,7 +89,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     let key = vec4<u32>(tile * TILE_KEYS + 4u * thread) + vec4<u32>(0u, 1u, 2u, 3u);
     scores[(2u * workgroup.y * params.tiles + tile) * (TILE_KEYS / 4u) + thread] =
-      select(bitcast<vec4<u32>>(sum), vec4<u32>(INFINITY_BITS), key < vec4<u32>(FORCED_COLUMNS));
+      select(bitcast<vec4<u32>>(sum), vec4<u32>(INFINITY_BITS), key < vec4<u32>(params.forced_columns));
   } else if (thread < TILE_KEYS / 4u + DIAGONAL_GROUPS) {
     // Diagonals 4 g - 127 .. 4 g - 124: the lower half of squares with ty - tx + 15 = g / 2 and the upper
     // half of squares with one less.

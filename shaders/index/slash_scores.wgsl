@@ -1,16 +1,15 @@
 // Adds up the key tiles' shares of every diagonal. Diagonal d holds the keys at distance d before the row.
 //
-//   slash[d] = sum_r A[r, p_r - d]                               (+inf for the nearest 100 diagonals)
+//   slash[d] = sum_r A[r, p_r - d]                               (+inf for the nearest `forced` diagonals)
 //
 // The last 64 rows see a diagonal through at most two tiles of 128 keys.
 // Grid: x = 256 diagonals, y = head. Bindings:
-//   0  params: (first_position, tiles, n_kv)
+//   0  params: (first_position, tiles, n_kv, forced)
 //   1  diagonal_partial  [heads, tiles, 192], see estimate_sums.wgsl
 //   2  scores            [heads, 2, 128 * tiles] bits of f32; the second of the two lists is `slash`
 
 const TILE_KEYS: u32 = 128u;
 const TILE_DIAGONALS: u32 = 192u;
-const FORCED_DIAGONALS: u32 = 100u;
 const INFINITY_BITS: u32 = 0x7f800000u;
 
 @group(0) @binding(0) var<uniform> params: vec4<u32>;
@@ -40,5 +39,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     sum += tile_share(workgroup.y, last, last * 128 - key);
   }
   scores[(2u * workgroup.y + 1u) * params.y * TILE_KEYS + d] =
-    select(bitcast<u32>(sum), INFINITY_BITS, d < FORCED_DIAGONALS);
+    select(bitcast<u32>(sum), INFINITY_BITS, d < params.w);
 }

@@ -16,6 +16,8 @@ struct EstimateParams {
   k_base: u32,
   k_head_stride: u32,
   k_row_stride: u32,
+  forced_columns: u32,   // first columns that get +inf
+  kept_tiles: u32,       // tiles of each head whose scores pass 1 keeps for pass 2
 }
 
 @group(0) @binding(0) var<uniform> params: EstimateParams;
@@ -42,6 +44,11 @@ fn key_vec4(key: u32, d: u32) -> vec4<f32> {
     return vec4<f32>();
   }
   return unpack_vec4(k[k_start + (first_key + key) * params.k_row_stride + d]);
+}
+
+// Where one thread's share of a kept tile begins: 16 vec4, `THREADS` apart.
+fn kept_start(head_slot: u32, tile: u32, tx: u32, ty: u32) -> u32 {
+  return (head_slot * params.kept_tiles + tile) * 16u * THREADS + ty * TX + tx;
 }
 
 // Every thread of the workgroup must call this together.

@@ -1,8 +1,9 @@
 // Reduces one value per row over the TX threads that share the row, by butterfly exchange inside a subgroup.
-// TX is a power of two and divides the subgroup size; threads of a row are TX consecutive lanes.
+// TX is a power of two; threads of a row are every LANE_ROWS-th of TX * LANE_ROWS consecutive lanes, which divide
+// the subgroup size.
 
 fn row_max(x: ptr<function, array<f32, ROWS>>, tx: u32, ty: u32) {
-  for (var lanes = 1u; lanes < TX; lanes *= 2u) {
+  for (var lanes = LANE_ROWS; lanes < LANE_ROWS * TX; lanes *= 2u) {
     for (var r = 0u; r < ROWS; r++) {
       (*x)[r] = max((*x)[r], subgroupShuffleXor((*x)[r], lanes));
     }
@@ -10,7 +11,7 @@ fn row_max(x: ptr<function, array<f32, ROWS>>, tx: u32, ty: u32) {
 }
 
 fn row_sum(x: ptr<function, array<f32, ROWS>>, tx: u32, ty: u32) {
-  for (var lanes = 1u; lanes < TX; lanes *= 2u) {
+  for (var lanes = LANE_ROWS; lanes < LANE_ROWS * TX; lanes *= 2u) {
     for (var r = 0u; r < ROWS; r++) {
       (*x)[r] += subgroupShuffleXor((*x)[r], lanes);
     }

@@ -113,7 +113,7 @@ function tilingOf(profile: DeviceProfile, headDim: number): { tiling: TilingSumm
     return {
       tiling: {
         blockM: plain.blockM,
-        blockN: 4 * plain.threadsX,
+        blockN: plain.blockN,
         threads: plain.threadsX * plain.threadsY,
         staged: plain.tile,
         workgroupBytes: workgroupBytes(headDim, plain),

@@ -1,9 +1,9 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { STAGES } from '../device/recorder.js';
-import { MinferenceError } from '../errors.js';
 import { HEAD_DIMS } from '../kernels/attention.js';
 import type { PlantKind } from '../kernels/plant.js';
 import { BYTES } from '../kernels/tensor.js';
+import { reuseIndices } from '../patterns/static.js';
 import { relativeError } from '../reference/oracle.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
 import type { AttentionLayer, HeadPattern, HeadReport, RunReport, StageTimes } from '../scheduler/types.js';
@@ -11,13 +11,18 @@ import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { addDeviceOptions, type DeviceOptions, integer, positiveNumber, withDevice } from './device.js';
 import { formatBytes, formatCount, formatError, formatMs, formatPercent, formatTable, shorten } from './format.js';
 import { type CliInput, type InputOptions, openInput } from './input.js';
-import { PATTERN_SYNTAX, parsePatterns, patternText, readPatternConfig } from './patterns.js';
+import {
+  addPatternOptions,
+  headPatterns,
+  PATTERN_SYNTAX,
+  type PatternOptions,
+  patternText,
+  readPatternConfig,
+} from './patterns.js';
 import { readRows, rowSample } from './readback.js';
 
-interface PrefillCommandOptions extends DeviceOptions, InputOptions {
-  readonly pattern?: readonly HeadPattern[];
-  readonly config?: string;
-  readonly layer: number;
+interface PrefillCommandOptions extends DeviceOptions, InputOptions, PatternOptions {
+  readonly staticIndex?: true;
   readonly runs?: number;
   readonly dispatchMs?: number;
 }
@@ -38,27 +43,26 @@ Input: the sample that ships with the package (9 heads, 4096 tokens), a file wit
 --qkv, or, with --heads, --head-dim or a longer --seq-len, one that is generated
 on the GPU with planted columns, diagonals and blocks.
 
+As in MInference: --budget-ratio is its minference_ratio, --starting-layer its
+starting_layer, --vs-only its vs_only, --static-index its static_pattern.
+
 Examples:
   minference prefill
+  minference prefill --pattern flex_prefill:0.9,0.1,128
   minference prefill --pattern a_shape:64,512 --tier portable
   minference prefill --seq-len 131072 --heads 8 --head-dim 128
   minference prefill --qkv layer12.safetensors --config pattern.json --layer 12`;
 
 /** Adds `minference prefill`: one layer, dense and sparse, timed and compared. */
 export const registerPrefill: RegisterCommand = (program, action) => {
+  const command = program.command('prefill').description('run one attention layer dense and sparse; compare time and output');
   addDeviceOptions(
-    program
-      .command('prefill')
-      .description('run one attention layer dense and sparse; compare time and output')
+    addPatternOptions(command)
+      .option('--static-index', 'estimate columns and diagonals once; time the layer with that index')
       .addOption(new Option('--seq-len <n>', 'tokens: cuts the file, or sizes generated input').argParser(integer(1, MAX_LENGTH)))
       .addOption(new Option('--heads <n>', 'query heads of generated input').argParser(integer(1, 4096)))
       .addOption(new Option('--kv-heads <n>', 'key/value heads of generated input').argParser(integer(1, 4096)))
       .addOption(new Option('--head-dim <n>', `head size of generated input (${HEAD_DIMS.join(', ')})`).argParser(headDim))
-      .addOption(
-        new Option('--pattern <patterns>', 'what the heads attend to (see below)').argParser(parsePatterns).conflicts('config'),
-      )
-      .option('--config <file>', "pattern configuration, MInference's JSON")
-      .addOption(new Option('--layer <n>', 'layer of --config').argParser(integer(0, 100_000)).default(0))
       .option('--qkv <file>', 'safetensors with q, k, v: [heads, tokens, head size]')
       .addOption(new Option('--dtype <type>', 'element type on the GPU').choices(['f16', 'f32']))
       .addOption(new Option('--seed <n>', 'of generated input').argParser(integer(0, 2 ** 32 - 1)).default(1))
@@ -75,7 +79,7 @@ function headDim(text: string): number {
 }
 
 async function run(context: CliContext, options: PrefillCommandOptions): Promise<CommandResult> {
-  const configured = options.config === undefined ? undefined : await readPatternConfig(options.config, options.layer);
+  const configured = await readPatternConfig(options);
   return withDevice(context, options, async (device) => {
     const prefill = new SparsePrefill(device, {
       tier: options.tier,
@@ -84,8 +88,9 @@ async function run(context: CliContext, options: PrefillCommandOptions): Promise
     const kind = prefill.profile.software ? 'software' : 'hardware';
     const input = await openInput(options, configured?.length, GENERATED_LENGTH[kind]);
     try {
-      const patterns = headPatterns(configured ?? options.pattern, input, options);
-      return await compare(context, prefill, input, patterns, options.runs ?? RUNS[kind]);
+      const patterns = headPatterns(options, configured, input, defaultPattern(input));
+      const runs = options.runs ?? RUNS[kind];
+      return await compare(context, prefill, input, patterns, runs, options.staticIndex === true);
     } finally {
       await input.close();
       prefill.destroy();
@@ -93,34 +98,20 @@ async function run(context: CliContext, options: PrefillCommandOptions): Promise
   });
 }
 
-/** One pattern per head: those of the configuration, or those of `--pattern` in turn, or a default for the input. */
-function headPatterns(given: readonly HeadPattern[] | undefined, input: CliInput, options: PrefillCommandOptions): HeadPattern[] {
-  if (options.config !== undefined && given && given.length !== input.numHeads) {
-    throw new MinferenceError(
-      'invalid-argument',
-      `${options.config} has ${given.length} heads in layer ${options.layer}, the input has ${input.numHeads}`,
-      {
-        argument: '--config',
-        value: options.config,
-        allowed: `a configuration of ${input.numHeads} heads`,
-      },
-    );
-  }
-  const turn = given ?? [defaultPattern(input)];
-  return Array.from({ length: input.numHeads }, (_, head) => turn[head % turn.length] as HeadPattern);
-}
-
 /**
  * Budgets for inputs that nobody gave any for: generated input gets those that its planted structure has, others a share of their
- * length.
+ * length (on the sample, a third of the pairs at an error of 0.03), at most MInference's usual ones.
  */
-function defaultPattern(input: CliInput): HeadPattern {
-  const share = Math.min(1, input.seqLen / 131_072);
-  if (input.source === 'generated') {
+function defaultPattern({ source, seqLen }: CliInput): HeadPattern {
+  const share = Math.min(1, seqLen / 131_072);
+  if (source === 'generated') {
     return { kind: 'vertical_slash', verticalSize: Math.round(30 + 970 * share), slashSize: Math.round(100 + 5996 * share) };
   }
-  const slashSize = Math.min(6096, Math.max(100, Math.round(input.seqLen / 8)));
-  return { kind: 'vertical_slash', verticalSize: Math.min(1000, slashSize), slashSize };
+  return {
+    kind: 'vertical_slash',
+    verticalSize: Math.min(1000, Math.round(seqLen / 8)),
+    slashSize: Math.min(6096, Math.max(128, Math.round((3 * seqLen) / 64))),
+  };
 }
 
 interface Measured {
@@ -137,6 +128,7 @@ async function compare(
   input: CliInput,
   patterns: readonly HeadPattern[],
   runs: number,
+  staticIndex: boolean,
 ): Promise<CommandResult> {
   const { device, profile } = prefill;
   const { numHeads, numKvHeads, headDim, seqLen, dtype } = input;
@@ -161,14 +153,21 @@ async function compare(
     await prefill.prepare({
       headDim,
       dtype,
-      kinds: [...new Set<HeadPattern['kind']>(['dense', ...patterns.map((p) => p.kind)])],
+      kinds: [
+        ...new Set<HeadPattern['kind']>([
+          'dense',
+          ...(staticIndex ? ['static_vertical_slash' as const] : []),
+          ...patterns.map((p) => p.kind),
+        ]),
+      ],
     });
     const rows = rowSample(input);
     const read = (): Promise<Float32Array[]> => readRows(device, o, input, rows);
     const dense = await measure(context, prefill, 'dense ', layer(patterns.map(() => ({ kind: 'dense' }))), runs, read);
+    const once = staticIndex ? await prefill.run(layer(patterns), { signal: context.signal, inspect: true }) : undefined;
     device.queue.submit([clearing(device, o)]);
-    const sparse = await measure(context, prefill, 'sparse', layer(patterns), runs, read);
-    return report({ prefill, input, patterns, dense, sparse, tensorBytes, rows: rows.count, runs });
+    const sparse = await measure(context, prefill, 'sparse', layer(once ? reuseIndices(once.heads) : patterns), runs, read);
+    return report({ prefill, input, patterns, dense, sparse, tensorBytes, rows: rows.count, runs, staticIndex });
   } finally {
     for (const buffer of [q, k, v, o]) buffer.destroy();
   }
@@ -176,7 +175,7 @@ async function compare(
 
 /** The structure of generated input that suits a head's pattern. */
 function plantKind(pattern: HeadPattern): PlantKind {
-  if (pattern.kind === 'block_sparse') return 'block_sparse';
+  if (pattern.kind === 'block_sparse' || pattern.kind === 'x_attention') return 'block_sparse';
   return pattern.kind === 'a_shape' || pattern.kind === 'tri_shape' ? 'a_shape' : 'vertical_slash';
 }
 
@@ -248,6 +247,8 @@ interface Comparison {
   /** Rows per head that were compared. */
   readonly rows: number;
   readonly runs: number;
+  /** The sparse runs reused the index of one before them. */
+  readonly staticIndex: boolean;
 }
 
 function report(c: Comparison): CommandResult {
@@ -256,6 +257,7 @@ function report(c: Comparison): CommandResult {
   const heads = c.patterns.map((pattern, head) => ({
     head,
     pattern: patternText(pattern),
+    index: sparse.heads[head]?.index.kind ?? 'dense',
     density: sparse.heads[head]?.density ?? Number.NaN,
     relError: relativeError(sparse.output[head] as Float32Array, dense.output[head] as Float32Array),
   }));
@@ -274,6 +276,7 @@ function report(c: Comparison): CommandResult {
     ['input', name],
     ['', `${numHeads} heads, ${numKvHeads} kv heads, ${formatCount(seqLen)} tokens, head size ${headDim}, ${dtype}`],
     ['pattern', patternSummary(c.patterns)],
+    ...(c.staticIndex ? [['index', 'estimated once before the timed runs, and used again']] : []),
     [
       'timing',
       `${timing === 'gpu' ? 'GPU time' : 'wall time (the adapter has no timestamps)'}, ${c.runs === 1 ? '1 run' : `median of ${c.runs} runs`}`,
@@ -314,7 +317,12 @@ function report(c: Comparison): CommandResult {
       ? formatTable(
           [
             ['head', 'pattern', 'density', 'rel. error'],
-            ...heads.map((h) => [String(h.head), h.pattern, formatPercent(h.density), formatError(h.relError)]),
+            ...heads.map((h, i) => [
+              String(h.head),
+              `${h.pattern}${c.patterns[i]?.kind === 'flex_prefill' ? ` -> ${h.index}` : ''}`,
+              formatPercent(h.density),
+              formatError(h.relError),
+            ]),
           ],
           [0, 2, 3],
         )
@@ -327,6 +335,7 @@ function report(c: Comparison): CommandResult {
       input: { source, name, numHeads, numKvHeads, headDim, seqLen, dtype },
       timing,
       runs: c.runs,
+      staticIndex: c.staticIndex,
       dense: { ms: dense.ms, stages: dense.stages ?? null },
       sparse: { ms: sparse.ms, stages: sparse.stages ?? null, speedup, relError, density, indexBytes, rowsCompared: c.rows },
       memory,

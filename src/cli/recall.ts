@@ -4,18 +4,21 @@ import { MinferenceError } from '../errors.js';
 import { indexCoverage } from '../patterns/coverage.js';
 import { type HeadQuality, RecallMeter } from '../patterns/recall.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
-import type { HeadPattern } from '../scheduler/types.js';
 import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { addDeviceOptions, type DeviceOptions, integer, withDevice } from './device.js';
 import { formatCount, formatError, formatPercent, formatTable } from './format.js';
 import { heatmapSvg } from './heatmap.js';
 import { type InputOptions, openInput } from './input.js';
-import { PATTERN_SYNTAX, parsePatterns, patternText, readPatternConfig } from './patterns.js';
+import {
+  addPatternOptions,
+  headPatterns,
+  PATTERN_SYNTAX,
+  type PatternOptions,
+  patternText,
+  readPatternConfig,
+} from './patterns.js';
 
-interface RecallCommandOptions extends DeviceOptions, InputOptions {
-  readonly pattern?: readonly HeadPattern[];
-  readonly config?: string;
-  readonly layer: number;
+interface RecallCommandOptions extends DeviceOptions, InputOptions, PatternOptions {
   readonly firstRow: number;
   readonly heatmap?: string;
   readonly head: number;
@@ -25,18 +28,14 @@ const MAX_LENGTH = 2 ** 26;
 
 /** Adds `minference recall`: how much of the dense attention each head keeps. */
 export const registerRecall: RegisterCommand = (program, action) => {
+  const command = program
+    .command('recall')
+    .description('show what share of the dense attention mass each head keeps; draw a head');
   addDeviceOptions(
-    program
-      .command('recall')
-      .description('show what share of the dense attention mass each head keeps; draw a head')
+    addPatternOptions(command)
       .option('--qkv <file>', 'safetensors with q, k, v: [heads, tokens, head size]; default: the sample')
       .addOption(new Option('--seq-len <n>', 'cuts the file').argParser(integer(1, MAX_LENGTH)))
       .addOption(new Option('--dtype <type>', 'element type on the GPU').choices(['f16', 'f32']))
-      .addOption(
-        new Option('--pattern <patterns>', 'what the heads attend to (see below)').argParser(parsePatterns).conflicts('config'),
-      )
-      .option('--config <file>', "pattern configuration, MInference's JSON")
-      .addOption(new Option('--layer <n>', 'layer of --config').argParser(integer(0, 100_000)).default(0))
       .addOption(new Option('--first-row <n>', 'rows before it are not counted').argParser(integer(0, MAX_LENGTH)).default(0))
       .option('--heatmap <file>', 'draw the attention of --head and its index as SVG')
       .addOption(new Option('--head <n>', 'head to draw').argParser(integer(0, 4095)).default(0)),
@@ -46,7 +45,7 @@ export const registerRecall: RegisterCommand = (program, action) => {
 };
 
 async function run(context: CliContext, options: RecallCommandOptions): Promise<CommandResult> {
-  const configured = options.config === undefined ? undefined : await readPatternConfig(options.config, options.layer);
+  const configured = await readPatternConfig(options);
   return withDevice(context, options, async (device) => {
     const prefill = new SparsePrefill(device, { tier: options.tier });
     const meter = new RecallMeter(prefill);
@@ -61,11 +60,11 @@ async function run(context: CliContext, options: RecallCommandOptions): Promise<
       }
       if (options.head >= numHeads)
         throw new MinferenceError('invalid-argument', `--head is ${options.head}; allowed: 0 to ${numHeads - 1}`);
-      const given = configured ??
-        options.pattern ?? [
-          { kind: 'vertical_slash', verticalSize: Math.round(seqLen / 16), slashSize: Math.round(seqLen / 8) } as const,
-        ];
-      const patterns = Array.from({ length: numHeads }, (_, h) => given[h % given.length] as HeadPattern);
+      const patterns = headPatterns(options, configured, input, {
+        kind: 'vertical_slash',
+        verticalSize: Math.round(seqLen / 8),
+        slashSize: Math.round((3 * seqLen) / 64),
+      });
       const { q, k, v } = await input.load(device, prefill.profile, []);
       const layer = { q, k, v, numHeads, numKvHeads, headDim, seqLen, dtype };
       const dense = await meter.reference(layer, { signal: context.signal });
@@ -84,7 +83,7 @@ async function run(context: CliContext, options: RecallCommandOptions): Promise<
           ['head', 'pattern', 'density', 'recall', 'worst row', 'error'],
           ...heads.map((h) => [
             String(h.head),
-            patternText(h.pattern),
+            `${patternText(h.pattern)}${h.pattern.kind === 'flex_prefill' ? ` -> ${h.index.kind}` : ''}`,
             formatPercent(h.density),
             formatPercent(h.recall),
             formatPercent(h.worstRecall),
@@ -109,7 +108,7 @@ async function run(context: CliContext, options: RecallCommandOptions): Promise<
           seqLen,
           firstRow: options.firstRow,
           ...(options.heatmap === undefined ? {} : { heatmap: options.heatmap }),
-          heads: heads.map(({ index: _, ...h }) => h),
+          heads: heads.map(({ index, ...h }) => ({ ...h, index: index.kind })),
         },
       };
     } finally {

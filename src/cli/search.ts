@@ -2,18 +2,26 @@ import { readFile, rename, writeFile } from 'node:fs/promises';
 import { Option } from 'commander';
 import { invalidArgument, MinferenceError } from '../errors.js';
 import { serializePatternConfig } from '../patterns/config.js';
-import { type CandidateResult, type SearchState, type SearchTarget, searchPatterns } from '../patterns/search.js';
+import {
+  type CandidateResult,
+  type SearchPattern,
+  type SearchState,
+  type SearchTarget,
+  searchPatterns,
+} from '../patterns/search.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
+import type { HeadPattern } from '../scheduler/types.js';
 import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { addDeviceOptions, type DeviceOptions, integer, positiveNumber, withDevice } from './device.js';
 import { formatCount, formatError, formatMs, formatPercent, formatTable } from './format.js';
 import { openInput } from './input.js';
-import { patternText } from './patterns.js';
+import { type PatternRequest, parsePatterns, patternText } from './patterns.js';
 
 interface SearchCommandOptions extends DeviceOptions {
   readonly qkv?: readonly string[];
   readonly seqLen?: number;
   readonly density?: number;
+  readonly pattern?: readonly PatternRequest[];
   readonly criterion: 'error' | 'recall';
   readonly firstRow: number;
   readonly output?: string;
@@ -38,6 +46,12 @@ export const registerSearch: RegisterCommand = (program, action) => {
         ).argParser(positiveNumber),
       )
       .addOption(
+        new Option(
+          '--pattern <candidates>',
+          'candidates joined by "+": a_shape, vertical_slash, block_sparse; default: MInference\'s six',
+        ).argParser(parsePatterns),
+      )
+      .addOption(
         new Option('--criterion <what>', 'least output error, or most attention kept')
           .choices(['error', 'recall'])
           .default('error'),
@@ -51,6 +65,7 @@ export const registerSearch: RegisterCommand = (program, action) => {
 
 async function run(context: CliContext, options: SearchCommandOptions): Promise<CommandResult> {
   const files: (string | undefined)[] = options.qkv ? [...options.qkv] : [undefined];
+  const space = options.pattern?.map((make) => candidate(make(1)));
   const resume = options.state === undefined ? undefined : await readState(options.state);
   return withDevice(context, options, async (device) => {
     const prefill = new SparsePrefill(device, { tier: options.tier });
@@ -66,6 +81,7 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
         },
         {
           ...(target ? { target } : {}),
+          ...(space ? { space } : {}),
           criterion: options.criterion,
           firstRow: options.firstRow,
           signal: context.signal,
@@ -120,6 +136,12 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
       prefill.destroy();
     }
   });
+}
+
+/** A pattern that MInference's file format can say. */
+function candidate(pattern: HeadPattern): SearchPattern {
+  if (pattern.kind === 'a_shape' || pattern.kind === 'vertical_slash' || pattern.kind === 'block_sparse') return pattern;
+  throw invalidArgument('--pattern', patternText(pattern), 'a_shape, vertical_slash, block_sparse');
 }
 
 async function loadLayer(device: GPUDevice, prefill: SparsePrefill, file: string | undefined, seqLen: number | undefined) {

@@ -31,8 +31,8 @@ export interface BlockSparseHead extends IndexHead {
   readonly topK: number;
 }
 
-const TILE_ROWS = 64;
-const TILE_KEYS = 128;
+export const TILE_ROWS = 64;
+export const TILE_KEYS = 128;
 /** Widest first dimension of a pooling grid. */
 const GRID_X = 32768;
 /** Most row blocks of a strip. */
@@ -44,7 +44,13 @@ interface Shaders {
   readonly topk: ShaderSpec;
 }
 
-function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
+/** The shaders of the estimate; `raw` scores are written as they are, see shaders/index/block_scores.wgsl. */
+export function blockScoreShaders(
+  profile: DeviceProfile,
+  headDim: number,
+  storage: StorageFormat,
+  raw: boolean,
+): Pick<Shaders, 'pool' | 'scores'> {
   const staged = stagedDimensions(profile);
   return {
     pool: {
@@ -53,10 +59,16 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
       bindings: ['uniform', 'read', 'read', 'write'],
     },
     scores: {
-      label: `block-sparse estimate: scores D=${headDim} d${staged}`,
-      code: [prelude({ constants: { HEAD_DIM: headDim, D_CHUNK: staged } }), scoreTile, blockScores].join('\n'),
+      label: `block-sparse estimate: scores D=${headDim} d${staged}${raw ? ' raw' : ''}`,
+      code: [prelude({ constants: { HEAD_DIM: headDim, D_CHUNK: staged, RAW: raw ? 1 : 0 } }), scoreTile, blockScores].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'write'],
     },
+  };
+}
+
+function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
+  return {
+    ...blockScoreShaders(profile, headDim, storage, false),
     topk: {
       label: 'block-sparse top-k',
       code: [radix, blockTopk].join('\n'),
@@ -72,7 +84,7 @@ export function blockSparseIndexShaders(profile: DeviceProfile, headDim: number,
 }
 
 /** Row blocks whose scores are in memory at once. */
-interface Strip {
+export interface Strip {
   readonly first: number;
   readonly count: number;
   /** Elements between rows of the score buffer. */
@@ -90,7 +102,8 @@ interface Plan {
   readonly scoreBytes: number;
 }
 
-function paddedRows(strip: Strip): number {
+/** Rows of a strip, in whole tiles. */
+export function paddedRows(strip: Strip): number {
   return divCeil(strip.count, TILE_ROWS) * TILE_ROWS;
 }
 
@@ -101,7 +114,7 @@ function visibleBlocks(layer: IndexLayer, end: number): number {
 }
 
 /** Cuts the row blocks into strips whose scores take at most `limit` bytes where one tile of rows allows that. */
-function cutStrips(layer: IndexLayer, heads: number, limit: number): Strip[] {
+export function cutStrips(layer: IndexLayer, heads: number, limit: number): Strip[] {
   const qBlocks = divCeil(layer.q.rows, INDEX_BLOCK);
   const stripFlops = dispatchFlops(layer.profile);
   const pairFlops = heads * 2 * layer.q.headDim;
@@ -174,7 +187,8 @@ export function blockSparseWorkspaceBytes(layer: IndexLayer, heads: readonly Blo
   return { transient, index: words * 4 };
 }
 
-function recordMeanPool(
+/** Records the means of blocks of 64 rows of some heads of q or k. */
+export function recordMeanPool(
   rec: Recorder,
   shader: ShaderSpec,
   name: string,

@@ -80,18 +80,29 @@ type Shape = readonly [
  * so 8 x 8 scores and 8 x 8 outputs a thread where registers allow. Software adapters want short shaders.
  */
 function tileShapes(headDim: number, software: boolean): readonly Shape[] {
-  const large = headDim > 128;
-  const wide: Shape = [64, 64, 16, large ? 16 : 8];
-  const narrow: Shape[] = [
-    [64, 32, 8, large ? 16 : 8],
-    [32, 32, 8, large ? 8 : 4],
-  ];
   // 16 threads a row are wasted on heads that have fewer columns.
-  if (software) return headDim % 64 === 0 ? [wide, ...narrow] : narrow;
-  if (large) return [[64, 128, 16, 16], wide, ...narrow];
-  if (headDim === 128) return [[64, 128, 16, 8], [64, 64, 8, 16], wide, ...narrow];
-  if (headDim === 64) return [[64, 64, 8, 8], [64, 128, 16, 8], [64, 64, 8, 16], wide, ...narrow];
-  return headDim === 32 ? [[64, 64, 8, 8], [64, 64, 8, 16], ...narrow] : [[64, 64, 8, 16], [64, 64, 8, 8], ...narrow];
+  const wide: Shape[] = headDim % 64 === 0 ? [[64, 64, 16, headDim > 128 ? 16 : 8]] : [];
+  if (software) return wide;
+  if (headDim > 128) return [[64, 128, 16, 16], ...wide];
+  if (headDim === 128) return [[64, 128, 16, 8], [64, 64, 8, 16], ...wide];
+  if (headDim === 64) return [[64, 64, 8, 8], [64, 128, 16, 8], [64, 64, 8, 16], ...wide];
+  return headDim === 32
+    ? [
+        [64, 64, 8, 8],
+        [64, 64, 8, 16],
+      ]
+    : [
+        [64, 64, 8, 16],
+        [64, 64, 8, 8],
+      ];
+}
+
+/** Tiles and threads for devices with little workgroup memory. */
+function smallShapes(headDim: number): readonly Shape[] {
+  return [
+    [64, 32, 8, headDim > 128 ? 16 : 8],
+    [32, 32, 8, headDim > 128 ? 8 : 4],
+  ];
 }
 
 // Dimensions of k and keys of v staged at a time: fewer barriers first.
@@ -112,32 +123,49 @@ const CHUNKS = [
  * take smaller chunks, and in chunks.
  */
 export function candidateTilings(profile: DeviceProfile, headDim: number, dtype: DType = 'f16'): AttentionTiling[] {
-  const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: threads } = profile.limits;
   // f32 tensors are staged as f32. Converting f16 when staging costs memory; converting at each use costs NVIDIA as much
   // as a multiply-add, and other GPUs little.
-  const f16: AttentionTiling['tile'][] = /nvidia/i.test(profile.name) ? ['f32', 'f16'] : ['f16', 'f32'];
-  const tiles = profile.tier === 'portable' || dtype === 'f32' ? (['f32'] as const) : f16;
-  const exchange = profile.tier !== 'portable' && profile.subgroups;
+  const both: AttentionTiling['tile'][] = /nvidia/i.test(profile.name) ? ['f32', 'f16'] : ['f16', 'f32'];
+  const tiles = profile.tier === 'portable' || dtype === 'f32' ? (['f32'] as const) : both;
+  const list = (shapes: readonly Shape[]): AttentionTiling[] =>
+    shapes.flatMap((shape) => tiles.flatMap((tile) => tilingsOfShape(profile, headDim, shape, tile)));
+  const best = list(tileShapes(headDim, profile.software));
+  return best.length > 0 ? best : list(smallShapes(headDim));
+}
+
+function tilingsOfShape(
+  profile: DeviceProfile,
+  headDim: number,
+  [blockM, blockN, threadsX, threadsY]: Shape,
+  tile: AttentionTiling['tile'],
+): AttentionTiling[] {
+  const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: threads } = profile.limits;
+  if (threadsX * threadsY > threads) return [];
   const unroll = !profile.software;
-  const found: AttentionTiling[] = [];
-  for (const [blockM, blockN, threadsX, threadsY] of tileShapes(headDim, profile.software)) {
-    if (threadsX * threadsY > threads) continue;
-    const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
-    const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
-    for (const tile of tiles) {
-      const [whole, chunked] = [true, false].map((wholeQ) =>
-        CHUNKS.map(
-          ([dChunk, vChunk]): AttentionTiling => ({
-            ...{ blockM, blockN, threadsX, threadsY, laneRows },
-            ...{ wholeQ, dChunk, vChunk, tile, subgroups, unroll },
-          }),
-        ).find((t) => headDim % t.dChunk === 0 && t.vChunk <= 4 * threadsX && workgroupBytes(headDim, t) <= memory),
-      );
-      if (whole && whole.dChunk === chunked?.dChunk && whole.vChunk === chunked.vChunk) found.push(whole);
-      if (chunked && chunked.dChunk < headDim) found.push(chunked);
-    }
-  }
-  return found;
+  const exchange = profile.tier !== 'portable' && profile.subgroups;
+  const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
+  const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
+  const largest = (wholeQ: boolean): AttentionTiling | undefined =>
+    CHUNKS.map(
+      ([dChunk, vChunk]): AttentionTiling => ({
+        blockM,
+        blockN,
+        threadsX,
+        threadsY,
+        laneRows,
+        wholeQ,
+        dChunk,
+        vChunk,
+        tile,
+        subgroups,
+        unroll,
+      }),
+    ).find((t) => headDim % t.dChunk === 0 && t.vChunk <= 4 * threadsX && workgroupBytes(headDim, t) <= memory);
+  const whole = largest(true);
+  const chunked = largest(false);
+  if (!chunked) return [];
+  const sameChunks = whole?.dChunk === chunked.dChunk && whole.vChunk === chunked.vChunk;
+  return [...(whole && sameChunks ? [whole] : []), ...(chunked.dChunk < headDim ? [chunked] : [])];
 }
 
 /**

@@ -157,12 +157,8 @@ export function serializePatternConfig(config: PatternConfig): string {
  * @throws {@link MinferenceError} `invalid-argument` for bad options or a layer that neither the file nor `numHeads` covers.
  */
 export function patternsForLayer(config: PatternConfig, layer: number, options: LayerPatternOptions = {}): HeadPattern[] {
-  const { budgetRatio = 1, startingLayer = 0, vsOnly = false, numHeads } = options;
-  if (!Number.isInteger(layer) || layer < 0) throw invalidArgument('layer', layer, 'an integer of at least 0');
-  if (typeof budgetRatio !== 'number' || !(budgetRatio > 0) || !Number.isFinite(budgetRatio)) {
-    throw invalidArgument('budgetRatio', budgetRatio, 'a finite number above 0');
-  }
-  if (!Number.isInteger(startingLayer)) throw invalidArgument('startingLayer', startingLayer, 'an integer');
+  const { numHeads } = options;
+  checkLayerOptions(layer, options);
   if (numHeads !== undefined && (!Number.isInteger(numHeads) || numHeads < 1)) {
     throw invalidArgument('numHeads', numHeads, 'an integer of at least 1');
   }
@@ -177,23 +173,75 @@ export function patternsForLayer(config: PatternConfig, layer: number, options: 
       `0 to ${config.layers.length - 1} (the layers of ${config.source}), or any with numHeads given`,
     );
   }
-  if (layer < startingLayer) return new Array<HeadPattern>(heads?.length ?? numHeads ?? 0).fill({ kind: 'dense' });
-  const scale = (size: number): number => Math.floor(size * budgetRatio);
-  const verticalSlash = (vertical: number, slash: number): HeadPattern => ({
-    kind: 'vertical_slash',
-    verticalSize: Math.max(MIN_VERTICAL, scale(vertical)),
-    slashSize: Math.max(MIN_SLASH, scale(slash)),
-  });
-  const toPattern = ({ pattern, first, second }: HeadConfig): HeadPattern => {
-    if (typeof vsOnly === 'object') return verticalSlash(vsOnly.verticalSize, vsOnly.slashSize);
-    if (vsOnly && pattern === 'block_sparse') return verticalSlash(DEFAULT_PATTERN.verticalSize, DEFAULT_PATTERN.slashSize);
-    if (vsOnly || pattern === 'vertical_and_slash') return verticalSlash(first, second);
-    if (pattern === 'stream_llm') return { kind: 'a_shape', initSize: scale(first), localSize: Math.max(1, scale(second)) };
-    return { kind: 'block_sparse', topK: Math.max(1, scale(first || DEFAULT_TOP_K)) };
-  };
   const { verticalSize, slashSize } = DEFAULT_PATTERN;
   const unlisted: HeadConfig = { pattern: 'vertical_and_slash', first: verticalSize, second: slashSize, score: 1 };
-  return (heads ?? new Array<HeadConfig>(numHeads ?? 0).fill(unlisted)).map(toPattern);
+  return (heads ?? new Array<HeadConfig>(numHeads ?? 0).fill(unlisted)).map((head) => adjusted(patternOf(head), layer, options));
+}
+
+/**
+ * The same options for patterns that come from elsewhere. Patterns whose budgets follow from the input keep them:
+ * `budgetRatio` changes nothing of `x_attention` and `flex_prefill`. With `vsOnly`, tri-shape's first and local sizes become columns
+ * and diagonals, `flex_prefill` never chooses blocks, and `x_attention` gets {@link DEFAULT_PATTERN}; dense and static heads stay.
+ * Without options, patterns stay as they are.
+ *
+ * @throws {@link MinferenceError} `invalid-argument` for bad options.
+ */
+export function adjustPatterns(
+  patterns: readonly HeadPattern[],
+  layer: number,
+  options: Omit<LayerPatternOptions, 'numHeads'> = {},
+): HeadPattern[] {
+  checkLayerOptions(layer, options);
+  const { budgetRatio = 1, startingLayer = 0, vsOnly = false } = options;
+  if (budgetRatio === 1 && vsOnly === false && layer >= startingLayer) return [...patterns];
+  return patterns.map((pattern) => adjusted(pattern, layer, options));
+}
+
+function checkLayerOptions(layer: number, { budgetRatio = 1, startingLayer = 0 }: LayerPatternOptions): void {
+  if (!Number.isInteger(layer) || layer < 0) throw invalidArgument('layer', layer, 'an integer of at least 0');
+  if (typeof budgetRatio !== 'number' || !(budgetRatio > 0) || !Number.isFinite(budgetRatio)) {
+    throw invalidArgument('budgetRatio', budgetRatio, 'a finite number above 0');
+  }
+  if (!Number.isInteger(startingLayer)) throw invalidArgument('startingLayer', startingLayer, 'an integer');
+}
+
+/** What a file's entry says, before any options. */
+function patternOf({ pattern, first, second }: HeadConfig): HeadPattern {
+  if (pattern === 'vertical_and_slash') return { kind: 'vertical_slash', verticalSize: first, slashSize: second };
+  if (pattern === 'stream_llm') return { kind: 'a_shape', initSize: first, localSize: second };
+  return { kind: 'block_sparse', topK: first || DEFAULT_TOP_K };
+}
+
+/** A pattern after the options of its layer. */
+function adjusted(pattern: HeadPattern, layer: number, options: LayerPatternOptions): HeadPattern {
+  const { budgetRatio = 1, startingLayer = 0, vsOnly = false } = options;
+  if (layer < startingLayer) return { kind: 'dense' };
+  const scale = (size: number): number => Math.floor(size * budgetRatio);
+  const verticalSlash = ({ verticalSize, slashSize }: { verticalSize: number; slashSize: number }): HeadPattern => ({
+    kind: 'vertical_slash',
+    verticalSize: Math.max(MIN_VERTICAL, scale(verticalSize)),
+    slashSize: Math.max(MIN_SLASH, scale(slashSize)),
+  });
+  const given = typeof vsOnly === 'object' ? vsOnly : undefined;
+  switch (pattern.kind) {
+    case 'vertical_slash':
+      return verticalSlash(given ?? pattern);
+    case 'a_shape':
+    case 'tri_shape': {
+      const { initSize, localSize } = pattern;
+      if (vsOnly) return verticalSlash(given ?? { verticalSize: initSize, slashSize: localSize });
+      return { ...pattern, initSize: scale(initSize), localSize: Math.max(1, scale(localSize)) };
+    }
+    case 'block_sparse':
+      return vsOnly ? verticalSlash(given ?? DEFAULT_PATTERN) : { kind: 'block_sparse', topK: Math.max(1, scale(pattern.topK)) };
+    case 'x_attention':
+      return vsOnly ? verticalSlash(given ?? DEFAULT_PATTERN) : pattern;
+    case 'flex_prefill':
+      if (given) return verticalSlash(given);
+      return vsOnly ? { ...pattern, tau: 0 } : pattern;
+    default:
+      return pattern;
+  }
 }
 
 /** The file entry of a pattern, where MInference's format can say it. */

@@ -87,7 +87,7 @@ export function strided(kvLen: number, options: StridedOptions): StaticPattern {
 
 /**
  * Turns the indices that a run used into patterns that use them again: later calls of the same layer then
- * estimate nothing (MInference's `static_pattern`). The vertical-slash heads become static; the others, which
+ * estimate nothing (MInference's `static_pattern`). The heads that ran vertical-slash become static; the others, which
  * need no estimate or none that can be shared between lengths, stay as they are.
  *
  * ```ts
@@ -100,7 +100,7 @@ export function strided(kvLen: number, options: StridedOptions): StaticPattern {
 export function reuseIndices(heads: readonly HeadReport[] | undefined): HeadPattern[] {
   if (!heads) throw invalidArgument('heads', heads, 'the heads of a report of run(layer, { inspect: true })');
   return heads.map(({ pattern, index }) =>
-    pattern.kind === 'vertical_slash' && index.kind === 'vertical_slash'
+    (pattern.kind === 'vertical_slash' || pattern.kind === 'flex_prefill') && index.kind === 'vertical_slash'
       ? { kind: 'static_vertical_slash', columns: index.columns, runs: index.runs }
       : pattern,
   );

@@ -2,16 +2,22 @@
  * The float64 reference of the methods beyond MInference's three patterns. Same conventions as `oracle.ts`:
  * slow, readable, one function per step.
  */
+import type { HeadIndex } from '../scheduler/types.js';
 import {
   type AttentionInput,
   type AttentionShape,
   BLOCK,
   blockPositions,
+  blockScores,
+  ESTIMATE_ROWS,
   keysOfVerticalSlash,
   kvHeadOf,
+  type Numbers,
+  poolBlocks,
   queryOffsetOf,
   scaleOf,
   type Visibility,
+  verticalSlashScores,
 } from './oracle.js';
 
 /** Tri-shape (SCBench, arXiv 2412.10319): A-shape, and the last `lastSize` query rows of the call see every key. */
@@ -81,6 +87,233 @@ export function xAttentionScores(input: AttentionInput, head: number, stride: nu
     });
   }
   return { rowBlocks, keyBlocks, scores };
+}
+
+/** What FlexPrefill goes by. */
+export interface FlexPrefillBudgets {
+  readonly gamma: number;
+  readonly tau: number;
+  readonly minBudget: number;
+}
+
+/** Softmax of `scale * x` over a list. */
+function softmax(x: readonly number[], scale: number): number[] {
+  const max = x.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const e = x.map((b) => Math.exp(scale * (b - max)));
+  const sum = e.reduce((a, b) => a + b, 0);
+  return e.map((b) => b / sum);
+}
+
+/** `sqrt(KL(p, m) / 2 + KL(q, m) / 2)` with `m = (p + q) / 2`, in natural logarithms: 0 to 0.83. */
+export function jensenShannonDistance(p: readonly number[], q: readonly number[]): number {
+  const divergence = (a: number, m: number): number => (a > 0 ? a * Math.log(a / m) : 0);
+  const sum = p.reduce((total, a, i) => {
+    const b = q[i] as number;
+    return total + divergence(a, (a + b) / 2) / 2 + divergence(b, (a + b) / 2) / 2;
+  }, 0);
+  return Math.sqrt(Math.max(0, sum));
+}
+
+/**
+ * Distance between what the last min(64, N) query rows attend to, pooled over the key blocks that they see, and the softmax of
+ * pooled q and k (FlexPrefill, arXiv 2502.20766, algorithm 2).
+ */
+export function flexPrefillDistance(input: AttentionInput, head: number): number {
+  const { q, k, queries, keys, headDim } = input;
+  const rows = Math.min(ESTIMATE_ROWS, queries);
+  const blocks = Math.ceil((queryOffsetOf(input) + queries) / BLOCK);
+  const kv = kvHeadOf(input, head);
+  const kMean = poolBlocks(k.subarray(kv * keys * headDim, (kv + 1) * keys * headDim), keys, headDim);
+  const last = q.subarray(((head + 1) * queries - rows) * headDim, (head + 1) * queries * headDim);
+  const qMean = poolBlocks(last, rows, headDim);
+  const scores = Array.from({ length: blocks }, (_, c) =>
+    qMean.reduce((sum, x, d) => sum + x * (kMean[c * headDim + d] as number), 0),
+  );
+  const real = new Array<number>(blocks).fill(0);
+  verticalSlashScores(input, head).vertical.forEach((x, key) => {
+    const c = Math.floor(key / BLOCK);
+    if (c < blocks) real[c] = (real[c] as number) + x / rows;
+  });
+  return jensenShannonDistance(real, softmax(scores, scaleOf(input)));
+}
+
+/** Pooled attention of all row blocks to the key blocks that they see, `[row blocks, key blocks]`; each row sums to 1. */
+export function flexPrefillBlockScores(input: AttentionInput, head: number): Float64Array {
+  const scores = blockScores(input, head);
+  const keyBlocks = Math.ceil(input.keys / BLOCK);
+  for (let b = 0; b * BLOCK < input.queries; b++) {
+    const row = scores.subarray(b * keyBlocks, (b + 1) * keyBlocks);
+    const visible = Math.floor(blockPositions(input, b).last / BLOCK) + 1;
+    const p = softmax([...row.subarray(0, visible)], scaleOf(input));
+    row.forEach((_x, c) => {
+      row[c] = p[c] ?? 0;
+    });
+  }
+  return scores;
+}
+
+/** The fewest scores, the largest first, whose sum reaches `share` of the total, `forced` and at least `least` of them; ascending. */
+export function cumulativeSelection(scores: Numbers, share: number, forced: ReadonlySet<number>, least = 0): number[] {
+  const total = Array.from(scores).reduce((a, x) => a + x, 0);
+  const kept = new Set(forced);
+  let sum = [...kept].reduce((a, i) => a + (scores[i] as number), 0);
+  const others = Array.from(scores, (_x, i) => i).filter((i) => !kept.has(i));
+  for (const i of others.sort((a, b) => (scores[b] as number) - (scores[a] as number) || a - b)) {
+    if (kept.size >= least && (sum >= share * total || (scores[i] as number) === 0)) break;
+    kept.add(i);
+    sum += scores[i] as number;
+  }
+  return [...kept].sort((a, b) => a - b);
+}
+
+/** Scores and sums as close as this (relative) count as equal when a kept set is compared with the oracle's. */
+const TIE = 1e-4;
+
+/**
+ * What a cumulative selection in less exact arithmetic must keep and what it may keep: sums and scores that rounding may decide
+ * leave the choice open.
+ */
+function selectionBounds(
+  scores: Numbers,
+  share: number,
+  forced: ReadonlySet<number>,
+  least = 0,
+): { readonly must: ReadonlySet<number>; readonly may: ReadonlySet<number> } {
+  const lowest = (kept: readonly number[]): number =>
+    kept.reduce((a, i) => (forced.has(i) ? a : Math.min(a, scores[i] as number)), Number.POSITIVE_INFINITY);
+  const few = cumulativeSelection(scores, share - TIE, forced, least);
+  const many = cumulativeSelection(scores, share + TIE, forced, least);
+  const must = few.filter((i) => forced.has(i) || (scores[i] as number) > lowest(few) * (1 + TIE) + 1e-30);
+  const may = Array.from(scores, (_x, i) => i).filter(
+    (i) => forced.has(i) || (scores[i] as number) >= lowest(many) * (1 - TIE) - 1e-30,
+  );
+  return { must: new Set(must), may: new Set(may) };
+}
+
+/** What is wrong with an ascending list of what a cumulative selection kept; nothing when it is right up to rounding. */
+function selectionProblem(
+  what: string,
+  kept: readonly number[],
+  { must, may }: { readonly must: ReadonlySet<number>; readonly may: ReadonlySet<number> },
+): string | undefined {
+  const has = new Set(kept);
+  const missing = [...must].find((i) => !has.has(i));
+  const extra = kept.find((i) => !may.has(i));
+  if (kept.some((x, i) => i > 0 && x <= (kept[i - 1] as number))) return `${what}: not ascending`;
+  if (missing !== undefined) return `${what}: ${missing} is left out (${kept.length} kept, ${must.size} needed)`;
+  return extra === undefined ? undefined : `${what}: ${extra} is kept (${kept.length} kept, at most ${may.size} allowed)`;
+}
+
+/** What is wrong with XAttention's blocks of a head; nothing when they are right up to rounding. */
+export function xAttentionProblem(
+  input: AttentionInput,
+  head: number,
+  { stride, threshold }: { readonly stride: number; readonly threshold: number },
+  blocks: readonly Uint32Array[],
+): string | undefined {
+  const { rowBlocks, keyBlocks, scores } = xAttentionScores(input, head, stride);
+  if (blocks.length !== rowBlocks) return `blocks of ${blocks.length} row blocks, expected ${rowBlocks}`;
+  for (let b = 0; b < rowBlocks; b++) {
+    const bounds = selectionBounds(scores.subarray(b * keyBlocks, (b + 1) * keyBlocks), threshold, forcedBlocks(input, b));
+    const problem = selectionProblem(`blocks of row block ${b}`, [...(blocks[b] ?? [])], bounds);
+    if (problem) return problem;
+  }
+  return undefined;
+}
+
+/** What is wrong with FlexPrefill's choice of pattern or index for a head; nothing when it is right up to rounding. */
+export function flexPrefillProblem(
+  input: AttentionInput,
+  head: number,
+  { gamma, tau, minBudget }: FlexPrefillBudgets,
+  index: HeadIndex,
+): string | undefined {
+  const distance = flexPrefillDistance(input, head);
+  if (index.kind === 'vertical_slash') {
+    if (distance < tau - 1e-3) return `vertical-slash, although the distance is ${distance}, below ${tau}`;
+    const visible = queryOffsetOf(input) + input.queries;
+    const forced = new Set(Array.from({ length: Math.min(BLOCK, visible) }, (_, i) => i));
+    const { vertical, slash } = verticalSlashScores(input, head);
+    const bounds = (scores: Numbers) => selectionBounds(scores.subarray(0, visible), gamma, forced, Math.min(minBudget, visible));
+    return selectionProblem('columns', [...index.columns], bounds(vertical)) ?? runsProblem(index.runs, bounds(slash));
+  }
+  if (index.kind !== 'block_sparse') return `an index of kind ${index.kind}`;
+  if (distance > tau + 1e-3) return `query-aware, although the distance is ${distance}, above ${tau}`;
+  const keyBlocks = Math.ceil(input.keys / BLOCK);
+  const forced = index.blocks.flatMap((_list, b) =>
+    [...flexPrefillForcedBlocks(input, b, minBudget)].map((c) => b * keyBlocks + c),
+  );
+  const kept = index.blocks.flatMap((list, b) => [...list].map((c) => b * keyBlocks + c));
+  const bounds = selectionBounds(flexPrefillBlockScores(input, head), gamma, new Set(forced));
+  return selectionProblem('blocks (row block * key blocks + key block)', kept, bounds);
+}
+
+/** Runs do not tell which diagonals within them are kept: they must hold all that must be, and begin and end at such that may. */
+function runsProblem(
+  runs: Uint32Array,
+  { must, may }: { readonly must: ReadonlySet<number>; readonly may: ReadonlySet<number> },
+): string | undefined {
+  const covered = new Set<number>();
+  for (let r = 0; r < runs.length; r += 2) {
+    const lo = runs[r] as number;
+    const hi = runs[r + 1] as number;
+    if (r > 0 && lo - (runs[r - 1] as number) <= BLOCK) return `run ${lo}..${hi} is out of order or too near to the one before`;
+    if (!may.has(lo) || !may.has(hi)) return `run ${lo}..${hi} begins or ends at a diagonal whose score is too low`;
+    let previous = lo;
+    for (let s = lo; s <= hi; s++) {
+      covered.add(s);
+      if (!may.has(s)) continue;
+      if (s - previous > BLOCK) return `run ${lo}..${hi} has a gap at ${previous}..${s}`;
+      previous = s;
+    }
+  }
+  const missed = [...must].find((s) => !covered.has(s));
+  return missed === undefined ? undefined : `diagonal ${missed} is left out`;
+}
+
+/** Key blocks that each row block of a query-aware head keeps whatever they score: block 0, the diagonal, the nearest `minBudget` keys. */
+export function flexPrefillForcedBlocks(shape: AttentionShape, block: number, minBudget: number): Set<number> {
+  const { first, last } = blockPositions(shape, block);
+  const nearest = Math.max(0, Math.floor(first / BLOCK) - Math.ceil(minBudget / BLOCK));
+  return new Set([0, ...Array.from({ length: Math.floor(last / BLOCK) - nearest + 1 }, (_, i) => nearest + i)]);
+}
+
+/** What FlexPrefill keeps of one head. */
+export type FlexPrefillIndex = { readonly distance: number } & (
+  | { readonly kind: 'vertical_slash'; readonly columns: readonly number[]; readonly slashes: readonly number[] }
+  | { readonly kind: 'block_sparse'; readonly blocks: readonly (readonly number[])[] }
+);
+
+/**
+ * FlexPrefill's index of one head (arXiv 2502.20766, algorithms 1 to 4). Vertical-slash heads keep the first 64 columns and
+ * the nearest 64 diagonals, and the fewest others that hold `gamma`; query-aware heads keep the forced blocks of each row block
+ * and the fewest others that hold `gamma` of all row blocks together.
+ */
+export function flexPrefillIndex(input: AttentionInput, head: number, budgets: FlexPrefillBudgets): FlexPrefillIndex {
+  const { gamma, tau, minBudget } = budgets;
+  const distance = flexPrefillDistance(input, head);
+  if (distance >= tau) {
+    const visible = queryOffsetOf(input) + input.queries;
+    const forced = new Set(Array.from({ length: Math.min(BLOCK, visible) }, (_, i) => i));
+    const { vertical, slash } = verticalSlashScores(input, head);
+    const least = Math.min(minBudget, visible);
+    return {
+      kind: 'vertical_slash',
+      distance,
+      columns: cumulativeSelection(vertical.subarray(0, visible), gamma, forced, least),
+      slashes: cumulativeSelection(slash.subarray(0, visible), gamma, forced, least),
+    };
+  }
+  const scores = flexPrefillBlockScores(input, head);
+  const keyBlocks = Math.ceil(input.keys / BLOCK);
+  const rowBlocks = Math.ceil(input.queries / BLOCK);
+  const forced = new Set<number>();
+  for (let b = 0; b < rowBlocks; b++) for (const c of flexPrefillForcedBlocks(input, b, minBudget)) forced.add(b * keyBlocks + c);
+  const kept = cumulativeSelection(scores, gamma, forced);
+  const blocks = Array.from({ length: rowBlocks }, (_, b) =>
+    kept.filter((i) => Math.floor(i / keyBlocks) === b).map((i) => i % keyBlocks),
+  );
+  return { kind: 'block_sparse', distance, blocks };
 }
 
 /** Key blocks that a row block keeps whatever they score: block 0 and those that hold a row of the block. */

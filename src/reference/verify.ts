@@ -5,8 +5,8 @@ import { HEAD_DIMS } from '../kernels/attention.js';
 import type { DType } from '../kernels/tensor.js';
 import { staticVerticalSlash } from '../patterns/static.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
-import type { HeadIndex, HeadPattern, HeadReport, XAttentionPattern } from '../scheduler/types.js';
-import { forcedBlocks, keysOfStatic, keysOfTriShape, xAttentionScores } from './methods.js';
+import type { HeadIndex, HeadPattern, HeadReport } from '../scheduler/types.js';
+import { flexPrefillProblem, keysOfStatic, keysOfTriShape, xAttentionProblem } from './methods.js';
 import {
   type AttentionInput,
   type AttentionShape,
@@ -78,6 +78,7 @@ const KINDS = [
   'tri_shape',
   'static_vertical_slash',
   'x_attention',
+  'flex_prefill',
 ] as const satisfies readonly HeadPattern['kind'][];
 
 /**
@@ -146,8 +147,10 @@ interface VerifyCase {
   readonly planted: boolean;
 }
 
-/** Query heads of a case: one for each kind, and a second vertical-slash head, so that they can share key/value heads. */
-const HEADS = KINDS.length + 1;
+/** Query heads of a case: one for each kind, and more of those that estimate an index, so that they can share key/value heads. */
+const HEADS = 12;
+/** How many key/value heads they share. */
+const KV_HEADS = [12, 6, 4, 3, 2, 1];
 
 function makeCase(shape: Omit<AttentionShape, 'heads'>, dtype: DType, planted: boolean): VerifyCase {
   const heads = HEADS;
@@ -165,7 +168,7 @@ function quickCases(): VerifyCase[] {
   ] as const;
   return sizes.flatMap(([dtype, headDim]) => [
     makeCase({ kvHeads: 4, queries: 200, keys: 200, headDim }, dtype, false),
-    makeCase({ kvHeads: 8, queries: 130, keys: 350, headDim, queryOffset: 165 }, dtype, true),
+    makeCase({ kvHeads: 6, queries: 130, keys: 350, headDim, queryOffset: 165 }, dtype, true),
   ]);
 }
 
@@ -174,11 +177,15 @@ function allCases(): VerifyCase[] {
   for (const dtype of DTYPES) {
     HEAD_DIMS.forEach((headDim, i) => {
       for (const planted of [false, true]) {
-        cases.push(makeCase({ kvHeads: [8, 4, 2, 1][i % 4] as number, queries: 200, keys: 200, headDim }, dtype, planted));
+        cases.push(
+          makeCase({ kvHeads: KV_HEADS[i % KV_HEADS.length] as number, queries: 200, keys: 200, headDim }, dtype, planted),
+        );
       }
     });
     [1, 63, 64, 65, 127, 1000].forEach((n, i) => {
-      cases.push(makeCase({ kvHeads: [8, 4, 2, 1][i % 4] as number, queries: n, keys: n, headDim: 64 }, dtype, i % 2 === 1));
+      cases.push(
+        makeCase({ kvHeads: KV_HEADS[i % KV_HEADS.length] as number, queries: n, keys: n, headDim: 64 }, dtype, i % 2 === 1),
+      );
     });
     [0, 37, 64, 300].forEach((queryOffset, i) => {
       cases.push(
@@ -214,10 +221,18 @@ function makePatterns(shape: AttentionShape, random: Random): HeadPattern[] {
         return staticVerticalSlash(random.distinct(10, 0, keys - 1), random.distinct(8, 0, keys - 1));
       case 'x_attention':
         return { kind, stride: headDim <= 80 ? 8 : 16, threshold: random.pick([0.3, 0.6, 0.9]) };
+      case 'flex_prefill':
+        return { kind, gamma: random.pick([0.5, 0.8, 0.95]), tau: 0.1, minBudget: random.integer(0, Math.ceil(keys / 3)) };
     }
   });
-  // A few more than are kept whatever they score.
-  patterns.push({ kind: 'vertical_slash', verticalSize: 30 + random.integer(1, 20), slashSize: 100 + random.integer(1, 20) });
+  patterns.push(
+    // A few more than are kept whatever they score.
+    { kind: 'vertical_slash', verticalSize: 30 + random.integer(1, 20), slashSize: 100 + random.integer(1, 20) },
+    { kind: 'x_attention', stride: headDim <= 80 ? 8 : 16, threshold: random.pick([0.3, 0.6, 0.9]) },
+    // Whatever the input is, one head with columns and diagonals and one with blocks.
+    { kind: 'flex_prefill', gamma: random.pick([0.5, 0.8, 0.95]), tau: 0, minBudget: random.integer(0, 100) },
+    { kind: 'flex_prefill', gamma: random.pick([0.5, 0.8, 0.95]), tau: 1, minBudget: random.integer(0, 100) },
+  );
   // Every case gives the key/value heads to other patterns.
   const turn = random.integer(0, patterns.length - 1);
   return [...patterns.slice(turn), ...patterns.slice(0, turn)];
@@ -399,34 +414,9 @@ function indexProblem(input: AttentionInput, head: number, pattern: HeadPattern,
   }
   if (pattern.kind === 'x_attention' && index.kind === 'block_sparse')
     return xAttentionProblem(input, head, pattern, index.blocks);
-  return undefined;
-}
-
-/** What is wrong with an XAttention index: each row block keeps the forced blocks and the fewest others that hold the threshold. */
-function xAttentionProblem(
-  input: AttentionInput,
-  head: number,
-  pattern: XAttentionPattern,
-  blocks: readonly Uint32Array[],
-): string | undefined {
-  const { rowBlocks, keyBlocks, scores } = xAttentionScores(input, head, pattern.stride);
-  for (let b = 0; b < rowBlocks; b++) {
-    const row = scores.subarray(b * keyBlocks, (b + 1) * keyBlocks);
-    const kept = Array.from(blocks[b] ?? []);
-    const forced = forcedBlocks(input, b);
-    const others = kept.filter((c) => !forced.has(c)).map((c) => row[c] as number);
-    const total = row.reduce((a, x) => a + x, 0);
-    const held = kept.reduce((a, c) => a + (row[c] ?? Number.NaN), 0);
-    const wanted = pattern.threshold * total;
-    const slack = TIE * total;
-    const leastKept = Math.min(...others, Number.POSITIVE_INFINITY);
-    const mostLeftOut = row.reduce((a, x, c) => (kept.includes(c) ? a : Math.max(a, x)), 0);
-    const what = `blocks of row block ${b}`;
-    if (kept.some((c, i) => i > 0 && c <= (kept[i - 1] as number))) return `${what}: not ascending`;
-    if ([...forced].some((c) => !kept.includes(c))) return `${what}: ${[...forced]} must be kept`;
-    if (!(held >= wanted - slack)) return `${what}: hold ${held}, expected at least ${wanted}`;
-    if (held - leastKept >= wanted + slack) return `${what}: more are kept than ${wanted} takes`;
-    if (leastKept < mostLeftOut - slack) return `${what}: one of score ${leastKept} is kept, one of ${mostLeftOut} left out`;
+  if (pattern.kind === 'flex_prefill') {
+    const { gamma = 0.9, tau = 0.1, minBudget = 1024 } = pattern;
+    return flexPrefillProblem(input, head, { gamma, tau, minBudget }, index);
   }
   return undefined;
 }

@@ -30,6 +30,10 @@ export async function readIndices(device: GPUDevice, heads: readonly PlannedHead
   return heads.map(({ pattern, index }) => decodeIndex(pattern, index ? words.get(index.buffer) : undefined, index, shape));
 }
 
+// Their budgets do not matter for reading an index.
+const VERTICAL_SLASH = { kind: 'vertical_slash', verticalSize: 0, slashSize: 0 } as const;
+const BLOCK_SPARSE = { kind: 'block_sparse', topK: 0 } as const;
+
 function decodeIndex(
   pattern: HeadPattern,
   words: Uint32Array | undefined,
@@ -40,6 +44,14 @@ function decodeIndex(
     return { kind: 'vertical_slash', columns: Uint32Array.from(pattern.columns), runs: Uint32Array.from(pattern.runs) };
   }
   if (!words || !index) return { kind: pattern.kind as 'dense' | 'a_shape' | 'tri_shape' };
+  if (pattern.kind === 'flex_prefill') {
+    // The index of the pattern that was not chosen is empty.
+    const [columnRoom = 0, runRoom = 0, blocksOffset = 0, ...blockArgs] = index.args;
+    const isVerticalSlash = (words[index.offset + 1] ?? 0) > 0;
+    return isVerticalSlash
+      ? decodeIndex(VERTICAL_SLASH, words, { ...index, args: [columnRoom, runRoom] }, shape)
+      : decodeIndex(BLOCK_SPARSE, words, { ...index, offset: blocksOffset, args: blockArgs }, shape);
+  }
   if (pattern.kind === 'vertical_slash') {
     const columnRoom = index.args[0] ?? 0;
     const [nColumns = 0, nRuns = 0] = words.subarray(index.offset, index.offset + 2);

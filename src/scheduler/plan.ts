@@ -1,6 +1,7 @@
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../index/block_sparse.js';
+import { flexPrefillWorkspaceBytes, recordFlexPrefillIndex } from '../index/flex_prefill.js';
 import type { BuiltIndex, IndexLayer } from '../index/layer.js';
 import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
 import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
@@ -9,7 +10,7 @@ import { chooseKernel } from '../kernels/choose.js';
 import { storageFormat } from '../kernels/shader_text.js';
 import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
-import type { BlockSparsePattern, HeadPattern, StaticPattern, VerticalSlashPattern, XAttentionPattern } from './types.js';
+import type { BlockSparsePattern, FlexPrefillPattern, HeadPattern, StaticPattern, VerticalSlashPattern, XAttentionPattern } from './types.js';
 import type { ResolvedLayer } from './validate.js';
 
 /** What the plan needs beside the layer. */
@@ -55,8 +56,9 @@ export function planLayer(rec: Recorder, layer: ResolvedLayer, options: PlanOpti
   const planned: PlannedHead[] = [];
   let indexBytes = 0;
   for (const heads of groupHeads(rec.device, layer, options)) {
-    const { group, built } = indexGroup(rec, layer, options, heads);
+    const { group, other, built } = indexGroup(rec, layer, options, heads);
     recordAttention(rec, layer, options, group);
+    if (other) recordAttention(rec, layer, options, other);
     indexBytes += built?.bytes ?? 0;
     planned.push(...plannedHeads(group, built));
     if (built && !keepIndices) rec.release(built.buffer);
@@ -142,6 +144,11 @@ const xAttentionHead = (h: Head) => {
   return { head: h.head, kvHead: h.kvHead, stride, threshold };
 };
 
+const flexPrefillHead = (h: Head) => {
+  const { gamma = 0.9, tau = 0.1, minBudget = 1024 } = h.pattern as FlexPrefillPattern;
+  return { head: h.head, kvHead: h.kvHead, gamma, tau, minBudget };
+};
+
 function workspaceBytes(layer: ResolvedLayer, options: PlanOptions, group: readonly Head[]): number {
   const kind = group[0]?.pattern.kind;
   const indexed = indexLayer(layer, options);
@@ -151,15 +158,23 @@ function workspaceBytes(layer: ResolvedLayer, options: PlanOptions, group: reado
   }
   if (kind === 'block_sparse') return blockSparseWorkspaceBytes(indexed, group.map(blockSparseHead)).index;
   if (kind === 'x_attention') return xAttentionWorkspaceBytes(indexed, group.map(xAttentionHead)).index;
+  if (kind === 'flex_prefill') {
+    const bytes = flexPrefillWorkspaceBytes(indexed, group.map(flexPrefillHead));
+    return bytes.transient + bytes.index;
+  }
   return 0;
 }
 
+/**
+ * Records a group's index. FlexPrefill's heads choose their pattern on the GPU: they are in two groups, `group` and `other`, and
+ * in one of them each has an empty index, for which the kernel does nothing.
+ */
 function indexGroup(
   rec: Recorder,
   layer: ResolvedLayer,
   options: PlanOptions,
   heads: readonly Head[],
-): { group: IndexedGroup; built?: BuiltIndex } {
+): { group: IndexedGroup; other?: IndexedGroup; built?: BuiltIndex } {
   const { kind } = (heads[0] as Head).pattern;
   const kernel = kernelOf(kind);
   if (kind === 'static_vertical_slash') {
@@ -167,6 +182,15 @@ function indexGroup(
     return { group: { kernel, heads, indexBuffer: rec.constant('static index', words, 'storage'), entries } };
   }
   const indexed = indexLayer(layer, options);
+  if (kind === 'flex_prefill') {
+    const built = recordFlexPrefillIndex(rec, indexed, heads.map(flexPrefillHead));
+    const group = { heads, indexBuffer: built.buffer };
+    return {
+      group: { ...group, kernel, entries: built.entries },
+      other: { ...group, kernel: 'block_sparse', entries: built.blockEntries },
+      built,
+    };
+  }
   if (kernel === 'vertical_slash' || kernel === 'block_sparse') {
     const built =
       kind === 'vertical_slash'
@@ -184,7 +208,7 @@ function indexGroup(
 function kernelOf(kind: HeadPattern['kind']): AttentionKernel {
   if (kind === 'tri_shape') return 'a_shape';
   if (kind === 'x_attention') return 'block_sparse';
-  return kind === 'static_vertical_slash' ? 'vertical_slash' : kind;
+  return kind === 'static_vertical_slash' || kind === 'flex_prefill' ? 'vertical_slash' : kind;
 }
 
 /** Head entry words of the patterns that need no index. */
@@ -322,6 +346,8 @@ function estimateKeys(pattern: HeadPattern, visible: number, layer: ResolvedLaye
       return Math.min(visible, pattern.verticalSize + 2 * pattern.slashSize + 64);
     case 'x_attention':
       return visible;
+    case 'flex_prefill':
+      return visible / 2; // Once for each of its two kernels, of which one does nothing.
     case 'block_sparse':
       return Math.min(visible, pattern.topK * 64);
   }
@@ -335,5 +361,8 @@ export function attentionShaders(
   kinds: readonly HeadPattern['kind'][],
 ) {
   // As for tensors without padding.
-  return [...new Set(kinds.map(kernelOf))].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []).shader);
+  const kernels = kinds.flatMap((kind): AttentionKernel[] =>
+    kind === 'flex_prefill' ? ['vertical_slash', 'block_sparse'] : [kernelOf(kind)],
+  );
+  return [...new Set(kernels)].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []).shader);
 }

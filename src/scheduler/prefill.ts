@@ -4,6 +4,7 @@ import { type DeviceProfile, profileDevice } from '../device/profile.js';
 import { Recorder } from '../device/recorder.js';
 import { checkInteger, checkOneOf, invalidArgument } from '../errors.js';
 import { blockSparseIndexShaders } from '../index/block_sparse.js';
+import { flexPrefillIndexShaders } from '../index/flex_prefill.js';
 import { verticalSlashIndexShaders } from '../index/vertical_slash.js';
 import { xAttentionIndexShaders } from '../index/x_attention.js';
 import { HEAD_DIMS } from '../kernels/attention.js';
@@ -93,6 +94,7 @@ export class SparsePrefill {
       ...attentionShaders(this.profile, headDim, dtype, kinds),
       ...(kinds.includes('vertical_slash') ? verticalSlashIndexShaders(this.profile, headDim, storage) : []),
       ...(kinds.includes('block_sparse') ? blockSparseIndexShaders(this.profile, headDim, storage) : []),
+      ...(kinds.includes('flex_prefill') ? flexPrefillIndexShaders(this.profile, headDim, storage) : []),
       ...(kinds.includes('x_attention') ? xAttentionIndexShaders(this.profile, headDim, storage) : []),
     ]);
     await Promise.race([compile, this.#lost]);

@@ -79,6 +79,25 @@ export interface XAttentionPattern {
   readonly threshold: number;
 }
 
+/**
+ * FlexPrefill (arXiv 2502.20766): each head gets its pattern and its budget from the input itself, on the GPU. The attention
+ * of the last 64 queries, pooled over key blocks, is compared with what pooled queries and keys say of it. Where they
+ * agree, the head keeps the blocks of 64 x 64 with the highest pooled scores; else columns and diagonals, as
+ * vertical-slash does. Either way it keeps the fewest that hold `gamma` of the estimated attention.
+ */
+export interface FlexPrefillPattern {
+  readonly kind: 'flex_prefill';
+  /** Share of the estimated attention to keep, above 0, up to 1. The paper uses 0.9 to 0.95. Default 0.9. */
+  readonly gamma?: number;
+  /**
+   * Jensen-Shannon distance of the pooled estimate from the true block distribution, 0 to 1, below which a head
+   * keeps blocks; 0: never. The paper uses 0.1. Default 0.1.
+   */
+  readonly tau?: number;
+  /** Columns and diagonals, or nearest keys, to keep at least (0 or more). The paper uses 1024. Default 1024. */
+  readonly minBudget?: number;
+}
+
 /** What one head attends to. */
 export type HeadPattern =
   | DensePattern
@@ -87,7 +106,8 @@ export type HeadPattern =
   | BlockSparsePattern
   | TriShapePattern
   | StaticPattern
-  | XAttentionPattern;
+  | XAttentionPattern
+  | FlexPrefillPattern;
 
 /** Where a tensor lies in a buffer, for tensors that are not simply packed. */
 export interface TensorBinding {
@@ -179,7 +199,7 @@ export interface RunOptions {
 /** GPU milliseconds of each stage. */
 export type StageTimes = Readonly<Record<Stage, number>>;
 
-/** The index that a head used. */
+/** The index that a head used. A `flex_prefill` head has the one of the pattern that was chosen for it. */
 export type HeadIndex =
   | { readonly kind: 'dense' | 'a_shape' | 'tri_shape' }
   | {

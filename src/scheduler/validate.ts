@@ -100,6 +100,7 @@ export const PATTERN_KINDS: readonly HeadPattern['kind'][] = [
   'tri_shape',
   'static_vertical_slash',
   'x_attention',
+  'flex_prefill',
 ];
 
 /** Checks one pattern and returns it without unknown properties. */
@@ -129,10 +130,16 @@ export function resolvePattern(argument: string, pattern: HeadPattern): HeadPatt
       return resolveStaticPattern(argument, pattern);
     case 'x_attention':
       if (pattern.stride !== 8 && pattern.stride !== 16) throw invalidArgument(`${argument}.stride`, pattern.stride, '8, 16');
-      if (typeof pattern.threshold !== 'number' || !(pattern.threshold > 0 && pattern.threshold <= 1)) {
-        throw invalidArgument(`${argument}.threshold`, pattern.threshold, 'a number above 0, up to 1');
-      }
+      checkShare(`${argument}.threshold`, pattern.threshold);
       return { kind: 'x_attention', stride: pattern.stride, threshold: pattern.threshold };
+    case 'flex_prefill': {
+      const { gamma = 0.9, tau = 0.1, minBudget = 1024 } = pattern;
+      checkShare(`${argument}.gamma`, gamma);
+      if (typeof tau !== 'number' || !(tau >= 0 && tau <= 1))
+        throw invalidArgument(`${argument}.tau`, tau, 'a number from 0 to 1');
+      checkInteger(`${argument}.minBudget`, minBudget, 0, max);
+      return { kind: 'flex_prefill', gamma, tau, minBudget };
+    }
     default:
       throw invalidArgument(
         `${argument}.kind`,
@@ -140,6 +147,11 @@ export function resolvePattern(argument: string, pattern: HeadPattern): HeadPatt
         PATTERN_KINDS.map((k) => `"${k}"`).join(', '),
       );
   }
+}
+
+function checkShare(argument: string, value: number): void {
+  if (typeof value !== 'number' || !(value > 0 && value <= 1))
+    throw invalidArgument(argument, value, 'a number above 0, up to 1');
 }
 
 function resolvePatterns(patterns: HeadPattern | readonly HeadPattern[], numHeads: number): HeadPattern[] {

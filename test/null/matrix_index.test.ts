@@ -19,8 +19,11 @@ test('index estimators on subgroup matrices compile without a message', async ()
       ].filter((s) => s.code.includes('subgroup_matrix'));
       expect(specs.length).toBeGreaterThan(2);
       for (const { label, code } of specs) {
-        const info = await device.createShaderModule({ label, code }).getCompilationInfo();
+        const module = device.createShaderModule({ label, code });
+        const info = await module.getCompilationInfo();
         expect(info.messages.map((m) => `${label}: ${m.lineNum}: ${m.message}`)).toEqual([]);
+        // Matrices need whole subgroups along x.
+        expect(code).toContain('@workgroup_size(THREADS)');
         count++;
       }
     }

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { openNodeDevice } from '../../src/device/node.js';
 import { availableTiers, profileDevice } from '../../src/device/profile.js';
 import { blockSparseIndexShaders } from '../../src/index/block_sparse.js';
+import { flexPrefillIndexShaders } from '../../src/index/flex_prefill.js';
 import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
 import { attentionShader, candidateTilings, HEAD_DIMS } from '../../src/kernels/attention.js';
 import { storageFormat } from '../../src/kernels/shader_text.js';
@@ -31,6 +32,7 @@ test('every shader variant compiles without a message', async () => {
               ),
               ...verticalSlashIndexShaders(profile, headDim, storage),
               ...blockSparseIndexShaders(profile, headDim, storage),
+              ...flexPrefillIndexShaders(profile, headDim, storage),
             ];
             for (const { label, code } of specs) {
               const info = await device.createShaderModule({ label, code }).getCompilationInfo();

@@ -1,21 +1,36 @@
 import { MinferenceError } from '../../src/errors.js';
+import { recordFlexPrefillIndex } from '../../src/index/flex_prefill.js';
+import { storageFormat } from '../../src/kernels/shader_text.js';
 import { dilated1, dilated2, reuseIndices, staticVerticalSlash, strided } from '../../src/patterns/static.js';
-import { forcedBlocks, keysOfStatic, keysOfTriShape, xAttentionIndex, xAttentionScores } from '../../src/reference/methods.js';
+import {
+  type FlexPrefillBudgets,
+  flexPrefillBlockScores,
+  flexPrefillForcedBlocks,
+  flexPrefillIndex,
+  flexPrefillProblem,
+  jensenShannonDistance,
+  keysOfStatic,
+  keysOfTriShape,
+  xAttentionProblem,
+} from '../../src/reference/methods.js';
 import {
   type AttentionInput,
   type AttentionShape,
   attentionRows,
   keysOfBlockSparse,
   keysOfDense,
+  kvHeadOf,
   queryOffsetOf,
   relativeError,
+  scaleOf,
   type Visibility,
 } from '../../src/reference/oracle.js';
 import { plantedLayer, randomLayer } from '../../src/reference/random.js';
+import { readIndices } from '../../src/scheduler/inspect.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
-import type { HeadPattern, RunReport } from '../../src/scheduler/types.js';
+import type { HeadIndex, HeadPattern, RunReport } from '../../src/scheduler/types.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
-import { makeTensor, readTensor, roundInput } from './tensors.js';
+import { makeTensor, readTensor, recorderOf, roundInput, submit } from './tensors.js';
 
 /** A layer's output and report. */
 export interface LayerRun {
@@ -101,10 +116,17 @@ const SHAPES: readonly (AttentionShape & { readonly note: string })[] = [
   { note: 'a cache longer than the chunk', heads: 4, kvHeads: 4, queries: 70, keys: 260, headDim: 64, queryOffset: 150 },
 ];
 
-/**
- * Fails unless every row block keeps the forced blocks and the fewest others that hold the threshold. Scores so close
- * that rounding may decide count as equal.
- */
+/** The visibility that an index gives. */
+function visibleBy(input: AttentionInput, index: HeadIndex | undefined): Visibility {
+  if (index?.kind === 'vertical_slash') return keysOfStatic(input, index.columns, index.runs);
+  assert(index?.kind === 'block_sparse', `an index of columns or blocks, not ${index?.kind}`);
+  return keysOfBlockSparse(
+    input,
+    index.blocks.map((b) => [...b]),
+  );
+}
+
+/** Fails unless XAttention's blocks are the oracle's. */
 function checkXAttention(
   input: AttentionInput,
   head: number,
@@ -112,34 +134,77 @@ function checkXAttention(
   threshold: number,
   kept: readonly Uint32Array[],
 ): void {
-  const oracle = xAttentionScores(input, head, stride);
-  const expected = xAttentionIndex(input, oracle, threshold);
-  assert(kept.length === expected.length, 'a list for every row block');
-  kept.forEach((list, b) => {
-    if ([...list].join() === expected[b]?.join()) return;
-    const row = oracle.scores.subarray(b * oracle.keyBlocks, (b + 1) * oracle.keyBlocks);
-    const about = `row block ${b}, stride ${stride}, threshold ${threshold}: ${[...list].join()} instead of ${expected[b]?.join()} of ${[...row].map((x) => x.toPrecision(4)).join()}`;
-    const near = 1e-4 * row.reduce((a, x) => a + x, 0);
-    const forced = forcedBlocks(input, b);
-    const others = [...list].filter((c) => !forced.has(c)).map((c) => row[c] as number);
-    const sum = [...list].reduce((a, c) => a + (row[c] as number), 0);
-    const needed = threshold * row.reduce((a, x) => a + x, 0);
-    assert(
-      [...forced].every((c) => list.includes(c)),
-      `forced blocks; ${about}`,
-    );
-    assert(
-      [...list].every((c, i) => i === 0 || c > (list[i - 1] as number)),
-      `ascending; ${about}`,
-    );
-    assert(sum >= needed - near, `enough; ${about}`);
-    assert(others.length === 0 || sum - Math.min(...others) < needed + near, `no more than needed; ${about}`);
-    const dropped = [...row].filter((_x, c) => !list.includes(c));
-    assert(others.length === 0 || Math.min(...others) >= Math.max(0, ...dropped) - near, `the largest; ${about}`);
-  });
+  const problem = xAttentionProblem(input, head, { stride, threshold }, kept);
+  assert(problem === undefined, `head ${head}, stride ${stride}, threshold ${threshold}: ${problem}`);
 }
 
-/** Tri-shape, static vertical-slash, dilated and strided patterns, index reuse. */
+/** Runs a layer whose heads are all FlexPrefill's and fails unless pattern, index and output are the oracle's. */
+async function checkFlexPrefill(
+  ctx: SuiteContext,
+  input: AttentionInput,
+  budgets: readonly FlexPrefillBudgets[],
+): Promise<HeadIndex[]> {
+  const run = await runLayer(
+    ctx,
+    input,
+    budgets.map((b): HeadPattern => ({ kind: 'flex_prefill', ...b })),
+  );
+  const indices = budgets.map((b, head) => {
+    const index = run.report.heads?.[head]?.index ?? { kind: 'dense' };
+    const problem = flexPrefillProblem(input, head, b, index);
+    assert(problem === undefined, `head ${head}, ${JSON.stringify(b)}: ${problem}`);
+    return index;
+  });
+  checkRun(
+    ctx,
+    input,
+    run,
+    indices.map((index) => visibleBy(input, index)),
+  );
+  return indices;
+}
+
+/** Builds the index of head 0, with all heads of the layer, without running any attention. */
+async function buildFlexPrefill(
+  ctx: SuiteContext,
+  input: AttentionInput,
+  budgets: FlexPrefillBudgets,
+  workspaceLimit: number,
+  maxBlocks?: number,
+): Promise<HeadIndex> {
+  const { device, profile } = ctx;
+  const { heads, kvHeads, queries, keys, headDim } = input;
+  const dtype = profile.tier === 'portable' ? 'f32' : 'f16';
+  const q = makeTensor(device, { heads, rows: queries, headDim }, dtype, undefined, input.q);
+  const k = makeTensor(device, { heads: kvHeads, rows: keys, headDim }, dtype, undefined, input.k);
+  const storage = storageFormat(profile, dtype);
+  const layer = { profile, storage, q, k, queryOffset: queryOffsetOf(input), scale: scaleOf(input), workspaceLimit };
+  const rec = recorderOf(device);
+  const list = Array.from({ length: heads }, (_, head) => ({ head, kvHead: kvHeadOf(input, head), ...budgets }));
+  const built = recordFlexPrefillIndex(rec, layer, list, maxBlocks);
+  submit(rec);
+  try {
+    const [index] = await readIndices(
+      device,
+      [
+        {
+          head: 0,
+          kvHead: 0,
+          pattern: { kind: 'flex_prefill', ...budgets },
+          index: { buffer: built.buffer, offset: built.entries[0]?.indexOffset ?? 0, args: built.entries[0]?.args ?? [] },
+        },
+      ],
+      { seqLen: queries, kvLen: keys, queryOffset: queryOffsetOf(input) },
+    );
+    assert(index !== undefined, 'an index');
+    return index;
+  } finally {
+    q.buffer.destroy();
+    k.buffer.destroy();
+  }
+}
+
+/** Tri-shape, static vertical-slash, dilated and strided patterns, index reuse, XAttention, FlexPrefill. */
 export const methodCases: SuiteCase[] = [
   ...SHAPES.map(
     (shape): SuiteCase => ({
@@ -246,6 +311,9 @@ export const methodCases: SuiteCase[] = [
       const bad: [HeadPattern, string][] = [
         [{ kind: 'x_attention', stride: 4 as 8, threshold: 0.9 }, 'patterns.stride'],
         [{ kind: 'x_attention', stride: 8, threshold: 1.5 }, 'patterns.threshold'],
+        [{ kind: 'flex_prefill', gamma: 0 }, 'patterns.gamma'],
+        [{ kind: 'flex_prefill', gamma: 0.9, tau: -0.1 }, 'patterns.tau'],
+        [{ kind: 'flex_prefill', minBudget: 0.5 }, 'patterns.minBudget'],
         [{ kind: 'tri_shape', initSize: 0, localSize: 0, lastSize: 1 }, 'patterns.localSize'],
         [{ kind: 'tri_shape', initSize: 0, localSize: 1, lastSize: Number.NaN }, 'patterns.lastSize'],
         [{ kind: 'static_vertical_slash', columns: [1, -1], runs: [] }, 'patterns.columns[1]'],
@@ -284,10 +352,7 @@ export const methodCases: SuiteCase[] = [
           const index = run.report.heads?.[head]?.index;
           assert(index?.kind === 'block_sparse', 'a block-sparse index');
           checkXAttention(input, head, stride, threshold, index.blocks);
-          return keysOfBlockSparse(
-            input,
-            index.blocks.map((b) => [...b]),
-          );
+          return visibleBy(input, index);
         });
         checkRun(ctx, input, run, visible);
       },
@@ -310,12 +375,145 @@ export const methodCases: SuiteCase[] = [
             `row block ${b} keeps its planted block ${c}: ${index.blocks[b]?.join()}`,
           );
       });
-      checkRun(ctx, input, run, [
-        keysOfBlockSparse(
-          input,
-          index.blocks.map((b) => [...b]),
-        ),
+      checkRun(ctx, input, run, [visibleBy(input, index)]);
+    },
+  },
+  ...[
+    ...SHAPES,
+    { note: 'fewer rows than the estimate looks at', heads: 4, kvHeads: 2, queries: 20, keys: 300, headDim: 64 },
+    { note: 'one token', heads: 4, kvHeads: 1, queries: 1, keys: 1, headDim: 64 },
+    { note: 'one row of a long cache', heads: 4, kvHeads: 4, queries: 1, keys: 500, headDim: 64 },
+  ].map(
+    (shape): SuiteCase => ({
+      name: `methods: FlexPrefill agrees with the oracle, ${shape.note}`,
+      run: async (ctx) => {
+        const random = randomOf(ctx, `flex-prefill ${shape.note}`);
+        const layer = randomLayer(shape, ctx.seed);
+        // Sharper than chance, so that blocks differ.
+        const input = inputFor(ctx, { ...layer, q: layer.q.map((x) => 2 * x) });
+        const indices = await checkFlexPrefill(ctx, input, [
+          { gamma: 0.5, tau: 0, minBudget: 1 },
+          { gamma: 0.6, tau: 1, minBudget: 0 },
+          { gamma: 0.9, tau: 0, minBudget: random.integer(65, 150) },
+          { gamma: 0.8, tau: 1, minBudget: random.integer(65, 150) },
+        ]);
+        assert(
+          indices.map((i) => i.kind).join() === 'vertical_slash,block_sparse,vertical_slash,block_sparse',
+          'tau 0 is vertical-slash, tau 1 query-aware',
+        );
+      },
+    }),
+  ),
+  {
+    name: 'methods: FlexPrefill with everything, and with nothing but what is forced',
+    run: async (ctx) => {
+      const shape = { heads: 4, kvHeads: 1, queries: 330, keys: 330, headDim: 64 };
+      const input = inputFor(ctx, randomLayer(shape, ctx.seed));
+      const tiny = 1e-6;
+      const [all, allBlocks, columns, blocks] = await checkFlexPrefill(ctx, input, [
+        { gamma: 1, tau: 0, minBudget: 0 },
+        { gamma: 1, tau: 1, minBudget: 0 },
+        { gamma: tiny, tau: 0, minBudget: 0 },
+        { gamma: tiny, tau: 1, minBudget: 0 },
       ]);
+      assert(all?.kind === 'vertical_slash' && all.columns.length === 330 && all.runs.join() === '0,329', 'everything');
+      assert(allBlocks?.kind === 'block_sparse' && allBlocks.blocks.every((b, i) => b.length === i + 1), 'all blocks');
+      assert(
+        columns?.kind === 'vertical_slash' && columns.columns.length === 64 && columns.runs.join() === '0,63',
+        'forced columns',
+      );
+      assert(
+        blocks?.kind === 'block_sparse' && blocks.blocks.every((b, i) => b.join() === [...new Set([0, i])].join()),
+        'block 0 and the diagonal',
+      );
+    },
+  },
+  {
+    name: 'methods: FlexPrefill finds out which head has blocks and which columns and diagonals',
+    run: async (ctx) => {
+      const shape = { heads: 4, kvHeads: 2, queries: 640, keys: 640, headDim: 64 };
+      const blocks = Array.from({ length: 10 }, (_, b) => (b < 3 ? [] : [1 + ((3 * b) % (b - 1))]));
+      const columns = [101, 250, 380];
+      const slashes = [130, 290];
+      const budgets = { gamma: 0.9, tau: 0.1, minBudget: 0 };
+      const planted = plantedLayer(shape, [{ blocks }, { blocks }, { columns, slashes }, { columns }], ctx.seed, 20);
+      const input = inputFor(ctx, planted);
+      const indices = await checkFlexPrefill(ctx, input, [budgets, budgets, budgets, budgets]);
+      assert(
+        indices.map((i) => i.kind).join() === 'block_sparse,block_sparse,vertical_slash,vertical_slash',
+        `the patterns: ${indices.map((i) => i.kind).join()}`,
+      );
+      for (const index of indices.slice(0, 2)) {
+        assert(index.kind === 'block_sparse', 'blocks');
+        blocks.forEach((list, b) => {
+          assert(
+            list.every((c) => index.blocks[b]?.includes(c)),
+            `row block ${b} keeps ${list.join()}: ${index.blocks[b]?.join()}`,
+          );
+        });
+      }
+      const [, , both, only] = indices;
+      assert(both?.kind === 'vertical_slash' && only?.kind === 'vertical_slash', 'columns and diagonals');
+      assert(
+        columns.every((c) => both.columns.includes(c) && only.columns.includes(c)),
+        'the planted columns are kept',
+      );
+      const covered = (s: number): boolean => both.runs.some((lo, i) => i % 2 === 0 && lo <= s && s <= (both.runs[i + 1] ?? 0));
+      assert(slashes.every(covered), 'the planted diagonals are kept');
+    },
+  },
+  {
+    name: 'methods: FlexPrefill in strips, with a bounded index, keeps the best blocks',
+    run: async (ctx) => {
+      const blocks = Array.from({ length: 70 }, (_, b) => (b < 3 ? [] : [1 + ((5 * b) % (b - 1)), 1 + ((3 * b) % (b - 1))]));
+      const shape = { heads: 2, kvHeads: 1, queries: 70 * 64, keys: 70 * 64, headDim: 64 };
+      const input = inputFor(ctx, plantedLayer(shape, [{ blocks }, { blocks }], ctx.seed, 20));
+      const budgets = { gamma: 0.97, tau: 1, minBudget: 100 };
+      const one = await buildFlexPrefill(ctx, input, budgets, 2 ** 29);
+      const problem = flexPrefillProblem(input, 0, budgets, one);
+      assert(problem === undefined, `${problem}`);
+      const strips = await buildFlexPrefill(ctx, input, budgets, 2 ** 15);
+      assert(JSON.stringify(strips) === JSON.stringify(one), 'strips give the same index');
+      const most = 5;
+      const bounded = await buildFlexPrefill(ctx, input, budgets, 2 ** 29, most);
+      assert(one.kind === 'block_sparse' && bounded.kind === 'block_sparse', 'query-aware');
+      const oracle = flexPrefillBlockScores(input, 0);
+      assert(
+        one.blocks.some((list) => list.length > most),
+        'some row blocks keep more than the bound',
+      );
+      one.blocks.forEach((list, b) => {
+        const kept = [...(bounded.blocks[b] ?? [])];
+        if (list.length <= most) assert(kept.join() === [...list].join(), `row block ${b} keeps all of its blocks`);
+        const forced = flexPrefillForcedBlocks(input, b, budgets.minBudget);
+        const score = (c: number): number => (forced.has(c) ? Number.POSITIVE_INFINITY : (oracle[b * 70 + c] as number));
+        const best = [...list].sort((x, y) => score(y) - score(x)).slice(0, most);
+        assert(
+          kept.join() === best.sort((x, y) => x - y).join(),
+          `row block ${b} keeps the best ${most} of ${[...list].join()}: ${kept.join()}`,
+        );
+      });
+    },
+  },
+  {
+    name: 'methods: known distances, and known FlexPrefill indices',
+    run: async (ctx) => {
+      assert(jensenShannonDistance([0.5, 0.5], [0.5, 0.5]) === 0, 'equal distributions');
+      assert(Math.abs(jensenShannonDistance([1, 0], [0, 1]) - Math.sqrt(Math.LN2)) < 1e-12, 'distributions that share nothing');
+      // All keys but one are equal, and every query asks for that one: nothing but its column matters.
+      const n = 300;
+      const headDim = 64;
+      const q = new Float32Array(n * headDim);
+      const k = new Float32Array(n * headDim);
+      const v = Float32Array.from({ length: n * headDim }, (_, i) => Math.sin(i));
+      for (let row = 0; row < n; row++) q[row * headDim] = 16;
+      k[200 * headDim] = 16;
+      const input = inputFor(ctx, { heads: 1, kvHeads: 1, queries: n, keys: n, headDim, q, k, v });
+      const budgets = { gamma: 0.9, tau: 0.1, minBudget: 0 };
+      const oracle = flexPrefillIndex(input, 0, budgets);
+      assert(oracle.kind === 'vertical_slash' && oracle.columns.join() === [...Array(64).keys(), 200].join(), 'the column alone');
+      const [index] = await checkFlexPrefill(ctx, input, [budgets]);
+      assert(index?.kind === 'vertical_slash' && index.columns.join() === oracle.columns.join(), 'the same on the GPU');
     },
   },
 ];

@@ -1,0 +1,204 @@
+import gemm from '../../shaders/model/gemm.wgsl?raw';
+import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
+import gemv from '../../shaders/model/gemv.wgsl?raw';
+import rowSumSubgroup from '../../shaders/model/row_sum_subgroup.wgsl?raw';
+import rowSumWorkgroup from '../../shaders/model/row_sum_workgroup.wgsl?raw';
+import type { ShaderSpec } from '../device/pipelines.js';
+import type { DeviceProfile } from '../device/profile.js';
+import type { BufferRange, Recorder } from '../device/recorder.js';
+import { prelude } from '../kernels/shader_text.js';
+import type { DType } from '../kernels/tensor.js';
+import { type MatrixGemmTiling, matrixGemmShader, type ProductOutput } from './matrix_gemm.js';
+import { outputLibrary, weightLibrary } from './shader_parts.js';
+import type { WeightType } from './types.js';
+
+/** How the model's kernels compute on a device. */
+export interface ModelKernels {
+  readonly profile: DeviceProfile;
+  /** Storage of activations and of the cache: f16 in the f16 tier, f32 in the portable one. Sums are always f32. */
+  readonly activation: DType;
+  /** Tiling of the products on subgroup matrices; undefined: they are not used. */
+  readonly matrix?: MatrixGemmTiling | undefined;
+}
+
+/** Rows of a weight matrix, in a buffer of their own. */
+export interface WeightPart {
+  readonly type: WeightType;
+  readonly buffer: GPUBuffer;
+  readonly rows: number;
+  /** The matrix' row that is row 0 here. */
+  readonly rowStart: number;
+}
+
+/** A weight matrix `[rows, columns]`: the file's bytes, cut by rows where types change or a buffer would be too large. */
+export interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly parts: readonly WeightPart[];
+  /** `[rows]` f32 */
+  readonly bias?: GPUBuffer;
+}
+
+/** One product for {@link recordProduct}. */
+export interface Product {
+  readonly matrix: Matrix;
+  /** `[., matrix.columns]` activations. */
+  readonly a: GPUBuffer;
+  /** First row of `a`. Default 0. */
+  readonly firstRow?: number;
+  readonly rows: number;
+  /** `[rows, matrix.rows]` */
+  readonly c: GPUBuffer | BufferRange;
+  readonly output: ProductOutput;
+}
+
+/** Most rows that the matrix-vector kernel does. */
+export const GEMV_ROWS = 4;
+
+/** Columns of weights come in groups of this many. */
+export const COLUMN_MULTIPLE = 32;
+
+/** Groups of 8 weights that a thread of the matrix-vector kernel reads at a time: those that share words and scales. */
+const GEMV_GROUPS: Readonly<Record<WeightType, 1 | 4>> = { f32: 1, f16: 1, q8_0: 1, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 4 };
+
+const GEMV = { TX: 32, TY: 4, ROWS_W: 2 } as const;
+
+/** Type of a product's result in memory. */
+export function outputType(kernels: ModelKernels, output: ProductOutput): DType {
+  return output === 'activation' ? kernels.activation : 'f32';
+}
+
+/** How the kernel for many rows is tiled, see shaders/model/gemm.wgsl. */
+export interface GemmTiling {
+  readonly blockM: number;
+  readonly blockN: number;
+  readonly threadsY: number;
+}
+
+/** The tiling for a number of rows: 64 sums a thread, or 16 on software devices, which take long to compile many. */
+export function gemmTiling(kernels: ModelKernels, rows: number): GemmTiling {
+  if (kernels.profile.software) return { blockM: 32, blockN: 32, threadsY: 8 };
+  return rows <= 64 ? { blockM: 64, blockN: 64, threadsY: 8 } : { blockM: 128, blockN: 64, threadsY: 16 };
+}
+
+/** The kernel for many rows. */
+export function gemmShader(
+  kernels: ModelKernels,
+  type: WeightType,
+  output: ProductOutput,
+  bias: boolean,
+  tiling: GemmTiling,
+): ShaderSpec {
+  const { activation } = kernels;
+  const { blockM, blockN, threadsY } = tiling;
+  const out = outputType(kernels, output);
+  const constants = {
+    BLOCK_M: blockM,
+    BLOCK_N: blockN,
+    TX: 8,
+    TY: threadsY,
+    // 16 KiB of workgroup memory hold both tiles.
+    DEPTH: activation === 'f16' ? 32 : 16,
+    ADD: output === 'add' ? 1 : 0,
+    HAS_BIAS: bias ? 1 : 0,
+  };
+  return {
+    label: `gemm ${type} ${activation} ${output} ${blockM}x${blockN}${bias ? ' bias' : ''}`,
+    code: [
+      prelude({ f16: activation === 'f16', aliases: { Activation: activation, TileVec4: `vec4<${activation}>` }, constants }),
+      gemmBindings,
+      weightLibrary(type),
+      outputLibrary(out),
+      gemm,
+    ].join('\n'),
+    bindings: ['uniform', 'read', 'read', 'read', 'write'],
+  };
+}
+
+/** The kernel for up to {@link GEMV_ROWS} rows. */
+export function gemvShader(
+  kernels: ModelKernels,
+  type: WeightType,
+  output: ProductOutput,
+  bias: boolean,
+  rows: number,
+): ShaderSpec {
+  const { activation, profile } = kernels;
+  const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= GEMV.TX;
+  const constants = {
+    ...GEMV,
+    M: rows,
+    GROUPS: GEMV_GROUPS[type],
+    ADD: output === 'add' ? 1 : 0,
+    HAS_BIAS: bias ? 1 : 0,
+  };
+  return {
+    label: `gemv ${type} ${activation} ${output} m=${rows}${bias ? ' bias' : ''}${subgroups ? ' sg' : ''}`,
+    code: [
+      prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: activation }, constants }),
+      gemmBindings,
+      weightLibrary(type),
+      outputLibrary(outputType(kernels, output)),
+      gemv,
+      subgroups ? rowSumSubgroup : rowSumWorkgroup,
+    ].join('\n'),
+    bindings: ['uniform', 'read', 'read', 'read', 'write'],
+  };
+}
+
+/** The kernel that {@link recordProduct} takes for a part of a matrix, and its workgroups. */
+export function productShader(
+  kernels: ModelKernels,
+  part: Pick<WeightPart, 'type' | 'rows' | 'rowStart'>,
+  matrix: { readonly rows: number; readonly bias: boolean },
+  output: ProductOutput,
+  rows: number,
+): { readonly shader: ShaderSpec; readonly workgroups: readonly [number, number] } {
+  const { type } = part;
+  if (rows <= GEMV_ROWS) {
+    const groups = Math.ceil(part.rows / (GEMV.TY * GEMV.ROWS_W));
+    const x = Math.min(groups, kernels.profile.limits.maxComputeWorkgroupsPerDimension);
+    return { shader: gemvShader(kernels, type, output, matrix.bias, rows), workgroups: [x, Math.ceil(groups / x)] };
+  }
+  const tiling = kernels.matrix;
+  const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
+  if (tiling && aligned && kernels.activation === 'f16' && rows > 16) {
+    return {
+      shader: matrixGemmShader(tiling, type, output, matrix.bias),
+      workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil(part.rows / tiling.blockN)],
+    };
+  }
+  const blocks = gemmTiling(kernels, rows);
+  return {
+    shader: gemmShader(kernels, type, output, matrix.bias, blocks),
+    workgroups: [Math.ceil(rows / blocks.blockM), Math.ceil(part.rows / blocks.blockN)],
+  };
+}
+
+/** Words of `GemmParams`, see shaders/model/gemm_bindings.wgsl. */
+export function gemmParams(
+  rows: number,
+  part: Pick<WeightPart, 'rows' | 'rowStart'>,
+  columns: number,
+  firstRow: number,
+  stride: number,
+): Uint32Array<ArrayBuffer> {
+  return new Uint32Array([rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1]);
+}
+
+/** Records C (+)= A W^T + bias. */
+export function recordProduct(rec: Recorder, kernels: ModelKernels, product: Product): void {
+  const { matrix, a, firstRow = 0, rows, c, output } = product;
+  for (const part of matrix.parts) {
+    const shape = { rows: matrix.rows, bias: matrix.bias !== undefined };
+    const { shader, workgroups } = productShader(kernels, part, shape, output, rows);
+    const params = rec.constant('product', gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
+    rec.dispatch({
+      stage: 'kernel',
+      shader,
+      bindings: [params, part.buffer, a, matrix.bias ?? part.buffer, c],
+      workgroups,
+      flops: 2 * rows * part.rows * matrix.columns,
+    });
+  }
+}

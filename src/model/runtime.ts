@@ -1,0 +1,918 @@
+import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
+import { BufferPool, type MemoryReport } from '../device/pool.js';
+import { type DeviceProfile, profileDevice, type Tier } from '../device/profile.js';
+import { Recorder, type Step } from '../device/recorder.js';
+import { matrixShapes } from '../device/subgroup_matrix.js';
+import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
+import { BYTES } from '../kernels/tensor.js';
+import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
+import { SparsePrefill } from '../scheduler/prefill.js';
+import { encodeSteps, StageTimer, withErrorScopes } from '../scheduler/submit.js';
+import type { HeadPattern, SparsePrefillOptions, StageTimes } from '../scheduler/types.js';
+import { deviceLost, resolvePattern } from '../scheduler/validate.js';
+import { type Matrix, type ModelKernels, productShader, recordProduct } from './gemm.js';
+import { KvCache } from './kv_cache.js';
+import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type ProductOutput } from './matrix_gemm.js';
+import {
+  ARGMAX,
+  decodeAttentionShader,
+  decodeCombineShader,
+  decodeSplits,
+  embeddingShader,
+  recordArgmax,
+  recordDecodeAttention,
+  recordEmbedding,
+  recordLogProbs,
+  recordRmsNorm,
+  recordRope,
+  recordSwiglu,
+  rmsNormShader,
+  ropeShader,
+  swigluShader,
+} from './ops.js';
+import { ropeFrequencies, ropeTable } from './rope.js';
+import { Sampler, type SamplingOptions } from './sample.js';
+import type { LoadedModel, ModelConfig } from './types.js';
+import { type LayerWeights, type ModelWeights, uploadWeights } from './weights.js';
+
+/** What heads attend to in a long prefill: one pattern for all, a pattern file, or a function of the layer. */
+export type ModelPatterns = HeadPattern | PatternConfig | ((layer: number) => HeadPattern | readonly HeadPattern[]);
+
+/** Options of {@link LanguageModel.load}. */
+export interface LanguageModelOptions {
+  /** Kernel family; the best that the device can run unless given. */
+  readonly tier?: Tier | 'auto';
+  /** Tokens that the cache holds, prompt and answer together. Default: the model's own, at most 8192. */
+  readonly contextLength?: number;
+  /** Most tokens of a prompt that run through the layers together: bounds the memory for activations. Default 2048. */
+  readonly chunkSize?: number;
+  /** Sparse attention of prompts. Default: dense. */
+  readonly patterns?: ModelPatterns;
+  /** How a pattern file is read. */
+  readonly patternOptions?: LayerPatternOptions;
+  /** Chunks whose last token is at a position before this one attend densely. Default 4096. */
+  readonly denseBelow?: number;
+  /** Matrix products on subgroup matrices (tensor cores): a tiling, or true for the first that fits. Default false. */
+  readonly matrixProducts?: boolean | MatrixGemmTiling;
+  /** Options of the attention. */
+  readonly attention?: Omit<SparsePrefillOptions, 'tier'>;
+  readonly signal?: AbortSignal;
+  /** Weights that are on the GPU, in bytes. */
+  readonly onProgress?: (progress: { readonly fraction: number; readonly bytes: number; readonly totalBytes: number }) => void;
+}
+
+/** Progress of a prefill. */
+export interface ModelProgress {
+  /** Share of the layers of all chunks that are done, 0 to 1. */
+  readonly fraction: number;
+  /** Tokens whose chunks are done. */
+  readonly tokens: number;
+  readonly totalTokens: number;
+}
+
+/** Options of {@link LanguageModel.prefill}. */
+export interface ModelPrefillOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: ModelProgress) => void;
+  /** Called with the logits `[rows, vocabSize]` of some neighbouring tokens, from index `first` of the call's tokens on. */
+  readonly onLogits?: (first: number, logits: Float32Array) => void;
+  /** Compute the log-probability of every token after the first one: what perplexity is made of. */
+  readonly logProbs?: boolean;
+  /** Measure GPU time (needs `timestamp-query`; silently absent from the result otherwise). */
+  readonly timestamps?: boolean;
+  /** Tokens that will follow, for models whose rotary frequencies depend on the length of the whole. */
+  readonly expectedTokens?: number;
+}
+
+/** Result of {@link LanguageModel.prefill}. */
+export interface ModelPrefillResult {
+  /** Logits of the last token, `[vocabSize]`. */
+  readonly logits: Float32Array;
+  /** Log-probability of each token of the call after the first one, given all before it. */
+  readonly logProbs?: Float32Array;
+  /** GPU milliseconds of everything but attention, and of attention by stage. */
+  readonly times?: { readonly linearMs: number; readonly attention: StageTimes };
+}
+
+/** Options of {@link LanguageModel.generate}. */
+export interface GenerateOptions extends SamplingOptions {
+  /** Tokens to make at most. Default: what the context has room for. */
+  readonly maxTokens?: number;
+  /** Tokens that end the answer, and are not part of it. Default: those of the model's config. */
+  readonly stop?: readonly number[];
+  readonly signal?: AbortSignal;
+  /** Progress of the prompt. */
+  readonly onProgress?: (progress: ModelProgress) => void;
+}
+
+/** Bytes that a model holds on the GPU. */
+export interface ModelMemory {
+  readonly weights: number;
+  readonly cache: number;
+  /** Activations between kernels. */
+  readonly activations: MemoryReport;
+  /** Sparse indices and what building them takes. */
+  readonly attention: MemoryReport;
+}
+
+const STORAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
+const READBACK = 0x01 | 0x08; // MAP_READ | COPY_DST
+const DEFAULT_CONTEXT = 8192;
+/** Submissions of layers on the way at a time. */
+const LAYERS_IN_FLIGHT = 3;
+/** Bytes of logits that are made at a time when all are asked for. */
+const LOGITS_BYTES = 2 ** 26;
+
+/** Where a chunk of a prompt runs. */
+interface Chunk {
+  /** Index of its first token in the call. */
+  readonly first: number;
+  readonly rows: number;
+  /** Position of its first token in the sequence. */
+  readonly position: number;
+}
+
+interface Timers {
+  readonly linear: StageTimer;
+  readonly attention: StageTimer;
+}
+
+/**
+ * A language model on one `GPUDevice`: long prompts with sparse attention, then one token after another.
+ *
+ * ```ts
+ * const model = await LanguageModel.load(device, loaded, { contextLength: 131072, patterns });
+ * for await (const token of model.generate(tokens, { maxTokens: 200 })) print(token);
+ * ```
+ *
+ * The sequence grows with every call, so a conversation goes on where it stopped; {@link reset} starts a new one.
+ * One call runs at a time.
+ */
+export class LanguageModel {
+  readonly device: GPUDevice;
+  readonly config: ModelConfig;
+  readonly profile: DeviceProfile;
+  /** Tokens that the cache holds. */
+  readonly contextLength: number;
+  readonly #kernels: ModelKernels;
+  readonly #weights: ModelWeights;
+  readonly #cache: KvCache;
+  readonly #attention: SparsePrefill;
+  readonly #patterns: readonly (readonly HeadPattern[])[];
+  readonly #denseBelow: number;
+  readonly #chunkSize: number;
+  readonly #pipelines: PipelineCache;
+  readonly #pool: BufferPool;
+  /** Workspace of the decoding steps, which are recorded once. */
+  readonly #decodePool: BufferPool;
+  /** Word 0: position of row 0. */
+  readonly #state: GPUBuffer;
+  readonly #token: GPUBuffer;
+  readonly #logits: GPUBuffer;
+  readonly #frequencies: GPUBuffer;
+  readonly #buffers: readonly GPUBuffer[];
+  readonly #lost: Promise<never>;
+  #lostInfo: GPUDeviceLostInfo | undefined;
+  #ropeFactor = 1;
+  #decodeSteps: { readonly factor: number; readonly steps: readonly Step[] } | undefined;
+  /** Tokens in the cache. */
+  #position = 0;
+  /** The last token that was generated: part of the sequence, but not in the cache yet. */
+  #pending: number | undefined;
+  #busy = false;
+  #destroyed = false;
+
+  /**
+   * Reads the weights onto the GPU, allocates the cache and compiles the kernels.
+   *
+   * @throws {@link MinferenceError} that names what is wrong; or the signal's reason.
+   */
+  static async load(device: GPUDevice, model: LoadedModel, options: LanguageModelOptions = {}): Promise<LanguageModel> {
+    const { config } = model;
+    const profile = profileDevice(device, options.tier);
+    const settings = resolveOptions(device, profile, config, options);
+    options.signal?.throwIfAborted();
+    const { onProgress } = options;
+    const weights = await uploadWeights(device, profile, model, {
+      signal: options.signal,
+      onProgress: onProgress && ((bytes, totalBytes) => onProgress({ fraction: bytes / totalBytes, bytes, totalBytes })),
+    });
+    let instance: LanguageModel | undefined;
+    try {
+      const error = await withErrorScopes(device, () => {
+        instance = new LanguageModel(device, profile, config, weights, settings, options);
+      });
+      if (error) throw error;
+      await instance?.prepare();
+      options.signal?.throwIfAborted();
+      return instance as LanguageModel;
+    } catch (error) {
+      instance?.destroy();
+      weights.destroy();
+      throw error;
+    }
+  }
+
+  private constructor(
+    device: GPUDevice,
+    profile: DeviceProfile,
+    config: ModelConfig,
+    weights: ModelWeights,
+    settings: Settings,
+    options: LanguageModelOptions,
+  ) {
+    this.device = device;
+    this.profile = profile;
+    this.config = config;
+    this.contextLength = settings.contextLength;
+    this.#kernels = settings.kernels;
+    this.#chunkSize = settings.chunkSize;
+    this.#patterns = settings.patterns;
+    this.#denseBelow = settings.denseBelow;
+    this.#weights = weights;
+    this.#pipelines = pipelinesOf(device);
+    this.#pool = new BufferPool(device);
+    this.#decodePool = new BufferPool(device);
+    this.#attention = new SparsePrefill(device, { ...options.attention, ...(options.tier ? { tier: options.tier } : {}) });
+    this.#cache = new KvCache(device, profile, config, settings.contextLength, settings.kernels.activation);
+    const buffer = (label: string, size: number): GPUBuffer =>
+      device.createBuffer({ label: `minference ${label}`, size: Math.max(16, size), usage: STORAGE });
+    this.#state = buffer('state', 16);
+    this.#token = buffer('token', 16);
+    this.#logits = buffer('logits', config.vocabSize * 4);
+    this.#frequencies = buffer('frequencies', config.rope.rotaryDim * 4);
+    this.#buffers = [this.#state, this.#token, this.#logits, this.#frequencies];
+    this.#lost = device.lost.then((info) => {
+      this.#lostInfo = info;
+      throw deviceLost(info);
+    });
+    this.#lost.catch(() => {}); // Calls race against it; none may be running.
+  }
+
+  /** Tokens of the sequence so far. */
+  get length(): number {
+    return this.#position + (this.#pending === undefined ? 0 : 1);
+  }
+
+  /** Compiles the kernels of long prompts and of decoding. {@link load} has done it. */
+  async prepare(): Promise<void> {
+    const { config } = this;
+    const { embedding, layers, head } = this.#weights;
+    const specs: ShaderSpec[] = [
+      ...embedding.parts.map((part) => embeddingShader(part.type)),
+      rmsNormShader(this.#kernels),
+      ropeShader(this.#kernels, config),
+      swigluShader(this.#kernels),
+      decodeAttentionShader(this.#kernels, config),
+      decodeCombineShader(this.#kernels, config),
+      ARGMAX,
+      ...this.#productShaders(head, 'f32', [1]),
+    ];
+    const rows = [1, this.#chunkSize];
+    for (const layer of layers) {
+      specs.push(...this.#productShaders(layer.qkv, 'activation', rows), ...this.#productShaders(layer.output, 'add', rows));
+      specs.push(...this.#productShaders(layer.gateUp, 'activation', rows), ...this.#productShaders(layer.down, 'add', rows));
+    }
+    const kinds = [...new Set(['dense' as const, ...this.#patterns.flat().map((p) => p.kind)])];
+    const { headDim } = config;
+    await Promise.race([
+      Promise.all([this.#pipelines.prepare(specs), this.#attention.prepare({ headDim, dtype: this.#kernels.activation, kinds })]),
+      this.#lost,
+    ]);
+  }
+
+  #productShaders(matrix: Matrix, output: ProductOutput, rows: readonly number[]): ShaderSpec[] {
+    const shape = { rows: matrix.rows, bias: matrix.bias !== undefined };
+    return matrix.parts.flatMap((part) => rows.map((n) => productShader(this.#kernels, part, shape, output, n).shader));
+  }
+
+  /**
+   * Appends tokens to the sequence.
+   *
+   * An abort, or a failure, leaves the sequence as it was after the last whole chunk.
+   *
+   * @throws {@link MinferenceError} `limit` when the context has no room for them; `device-lost`, `out-of-memory` or
+   * `gpu`; or the signal's reason.
+   */
+  prefill(tokens: ArrayLike<number>, options: ModelPrefillOptions = {}): Promise<ModelPrefillResult> {
+    return this.#exclusive(() => this.#prefill(this.#checkTokens(tokens), options));
+  }
+
+  /**
+   * Appends tokens to the sequence and yields the ones that the model answers with. All of them, and the one that ended
+   * the answer, become part of the sequence. Tokens may be empty when the sequence is not.
+   *
+   * @throws as {@link prefill} does.
+   */
+  async *generate(tokens: ArrayLike<number>, options: GenerateOptions = {}): AsyncGenerator<number, void, void> {
+    this.#enter();
+    try {
+      const { signal, onProgress } = options;
+      const sampler = new Sampler(options);
+      const stop = new Set(options.stop ?? this.config.stopIds);
+      const given = this.#checkTokens(tokens, this.#pending === undefined ? 1 : 0);
+      const room = this.contextLength - this.length - given.length;
+      if (options.maxTokens !== undefined) {
+        checkInteger('maxTokens', options.maxTokens, 0, Number.MAX_SAFE_INTEGER);
+        if (options.maxTokens > room) throw contextOverflow('maxTokens', options.maxTokens, room);
+      }
+      const maxTokens = options.maxTokens ?? Math.max(0, room);
+      const { logits } = await this.#prefill(given, {
+        ...(signal ? { signal } : {}),
+        ...(onProgress ? { onProgress } : {}),
+        expectedTokens: maxTokens,
+      });
+      if (maxTokens === 0) return;
+      const first = sampler.sample(logits);
+      yield* sampler.greedy
+        ? this.#decodeGreedily(first, maxTokens, stop, signal)
+        : this.#decodeSampled(first, maxTokens, stop, sampler, signal);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Starts a new sequence. */
+  reset(): void {
+    this.#checkAlive();
+    if (this.#busy) throw busy();
+    this.#position = 0;
+    this.#pending = undefined;
+  }
+
+  /** What the model holds on the GPU. */
+  memory(): ModelMemory {
+    return {
+      weights: this.#weights.bytes,
+      cache: this.#cache.bytes,
+      activations: this.#pool.report(),
+      attention: this.#attention.memory().record,
+    };
+  }
+
+  /** Frees everything. The device stays. */
+  destroy(): void {
+    this.#destroyed = true;
+    this.#weights.destroy();
+    this.#cache.destroy();
+    this.#attention.destroy();
+    this.#pool.destroy();
+    this.#decodePool.destroy();
+    for (const buffer of this.#buffers) buffer.destroy();
+  }
+
+  // ---- checks
+
+  #checkAlive(): void {
+    if (this.#lostInfo) throw deviceLost(this.#lostInfo);
+    if (this.#destroyed) throw new MinferenceError('gpu', 'the model was destroyed');
+  }
+
+  #enter(): void {
+    this.#checkAlive();
+    if (this.#busy) throw busy();
+    this.#busy = true;
+  }
+
+  async #exclusive<T>(body: () => Promise<T>): Promise<T> {
+    this.#enter();
+    try {
+      return await body();
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  #checkTokens(tokens: ArrayLike<number>, least = 1): number[] {
+    if (typeof tokens !== 'object' || tokens === null || typeof tokens.length !== 'number') {
+      throw invalidArgument('tokens', tokens, 'a list of token ids');
+    }
+    if (tokens.length < least) throw invalidArgument('tokens', tokens, `at least ${least} token`);
+    const room = this.contextLength - this.length;
+    if (tokens.length > room) throw contextOverflow('tokens.length', tokens.length, room);
+    return Array.from(tokens, (token, i) => {
+      checkInteger(`tokens[${i}]`, token, 0, this.config.vocabSize - 1);
+      return token;
+    });
+  }
+
+  // ---- prefill
+
+  async #prefill(given: readonly number[], options: ModelPrefillOptions): Promise<ModelPrefillResult> {
+    const { signal, onProgress, onLogits, logProbs, timestamps, expectedTokens = 0 } = options;
+    signal?.throwIfAborted();
+    const tokens = this.#pending === undefined ? given : [this.#pending, ...given];
+    // Callers count from their own first token.
+    const skipped = tokens.length - given.length;
+    if (this.#position === 0) this.#chooseFrequencies(tokens.length + expectedTokens);
+    const chunks = this.#chunks(tokens.length);
+    const timed = timestamps && this.device.features.has('timestamp-query');
+    const timers = timed ? { linear: new StageTimer(this.device), attention: new StageTimer(this.device) } : undefined;
+    const times = { linearMs: 0, attention: { estimate: 0, topk: 0, convert: 0, kernel: 0 } };
+    const probabilities: Float32Array[] = [];
+    try {
+      for (const chunk of chunks) {
+        const rec = new Recorder(this.device, this.#pool, this.#pipelines);
+        try {
+          const report = (layer: number): void =>
+            onProgress?.({
+              fraction: (chunk.first + (chunk.rows * layer) / this.config.layers) / tokens.length,
+              tokens: chunk.first,
+              totalTokens: tokens.length,
+            });
+          const x = rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4);
+          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report });
+          if (onLogits || logProbs) {
+            const visit =
+              onLogits && ((row: number, logits: Float32Array) => this.#visit(onLogits, chunk.first + row - skipped, logits));
+            const p = await this.#allLogits(rec, chunk, tokens, x, logProbs === true, visit);
+            if (p) probabilities.push(p);
+          }
+          if (chunk === chunks.at(-1)) await this.#lastLogits(rec, x, chunk.rows);
+        } finally {
+          rec.releaseAll();
+        }
+        if (timers) {
+          for (const { ms } of await this.#race(timers.linear.readPasses())) times.linearMs += ms;
+          for (const { stage, ms } of await this.#race(timers.attention.readPasses())) times.attention[stage] += ms;
+        }
+        this.#position += chunk.rows;
+        if (chunk === chunks[0]) this.#pending = undefined;
+        onProgress?.({
+          fraction: (chunk.first + chunk.rows) / tokens.length,
+          tokens: chunk.first + chunk.rows,
+          totalTokens: tokens.length,
+        });
+      }
+      const logits = new Float32Array(await this.#read(this.#logits, this.config.vocabSize * 4));
+      return {
+        logits,
+        ...(logProbs ? { logProbs: joined(probabilities).subarray(skipped, tokens.length - 1) } : {}),
+        ...(timers ? { times } : {}),
+      };
+    } finally {
+      timers?.linear.destroy();
+      timers?.attention.destroy();
+    }
+  }
+
+  /** Hands logits to the caller without those of a token that the call did not give. */
+  #visit(onLogits: (first: number, logits: Float32Array) => void, first: number, logits: Float32Array): void {
+    if (first >= 0) onLogits(first, logits);
+    else if (logits.length > this.config.vocabSize) onLogits(0, logits.subarray(this.config.vocabSize));
+  }
+
+  /** Chunks of about the same size: a short one would have few rows to estimate sparse indices from. */
+  #chunks(count: number): Chunk[] {
+    const pieces = Math.ceil(count / this.#chunkSize);
+    const rows = Math.min(this.#chunkSize, Math.ceil(count / pieces / 64) * 64);
+    return Array.from({ length: Math.ceil(count / rows) }, (_, i) => ({
+      first: i * rows,
+      rows: Math.min(rows, count - i * rows),
+      position: this.#position + i * rows,
+    }));
+  }
+
+  #chooseFrequencies(length: number): void {
+    const { frequencies, factor } = ropeFrequencies(this.config.rope, length);
+    this.device.queue.writeBuffer(this.#frequencies, 0, ropeTable(frequencies));
+    this.#ropeFactor = factor;
+  }
+
+  /** Runs a chunk through all layers, a submission for each. */
+  async #runChunk(
+    rec: Recorder,
+    chunk: Chunk,
+    tokens: readonly number[],
+    x: GPUBuffer,
+    options: {
+      readonly signal: AbortSignal | undefined;
+      readonly timers: Timers | undefined;
+      readonly report: (layer: number) => void;
+    },
+  ): Promise<void> {
+    const { signal, timers, report } = options;
+    const ids = rec.workspace('tokens', chunk.rows * 4);
+    this.device.queue.writeBuffer(ids, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
+    this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
+    const inFlight: Promise<void>[] = [];
+    try {
+      for (const [index, layer] of this.#weights.layers.entries()) {
+        signal?.throwIfAborted();
+        if (inFlight.length >= LAYERS_IN_FLIGHT) await inFlight.shift();
+        const submitted = this.#submit((encoder) => {
+          if (index === 0) recordEmbedding(rec, this.#weights.embedding, ids, chunk.rows, x);
+          this.#recordLayer(rec, encoder, layer, index, chunk, x, timers);
+        });
+        inFlight.push(submitted.then(() => report(index + 1)));
+      }
+    } finally {
+      const rest = await Promise.allSettled(inFlight);
+      const failed = rest.find((r): r is PromiseRejectedResult => r.status === 'rejected');
+      // biome-ignore lint/correctness/noUnsafeFinally: a GPU error outranks the abort that may be under way
+      if (failed) throw failed.reason;
+    }
+  }
+
+  #recordLayer(
+    rec: Recorder,
+    encoder: GPUCommandEncoder,
+    layer: LayerWeights,
+    index: number,
+    chunk: Chunk,
+    x: GPUBuffer,
+    timers: Timers | undefined,
+  ): void {
+    const { config } = this;
+    const { rows, position } = chunk;
+    const { headDim, numHeads, numKvHeads } = config;
+    const bytes = BYTES[this.#kernels.activation];
+    const qkv = this.#recordQkv(rec, layer, index, x, rows);
+    encodeSteps(encoder, rec.steps.splice(0), timers?.linear);
+
+    const o = rec.workspace('attention output', rows * numHeads * headDim * bytes);
+    const group = numHeads / numKvHeads;
+    const patterns = this.#patternsAt(index, position + rows);
+    for (const { kvStart, kvCount, k, v } of this.#cache.layers[index] ?? []) {
+      const offset = kvStart * group * headDim * bytes;
+      const cache = { headStride: this.contextLength * headDim, rowStride: headDim };
+      this.#attention.record(
+        encoder,
+        {
+          q: { buffer: qkv, offset, headStride: headDim, rowStride: (numHeads + 2 * numKvHeads) * headDim },
+          k: { buffer: k, ...cache },
+          v: { buffer: v, ...cache },
+          o: { buffer: o, offset, headStride: headDim, rowStride: numHeads * headDim },
+          numHeads: kvCount * group,
+          numKvHeads: kvCount,
+          headDim,
+          seqLen: rows,
+          kvLen: position + rows,
+          queryOffset: position,
+          dtype: this.#kernels.activation,
+          patterns: patterns.slice(kvStart * group, (kvStart + kvCount) * group),
+        },
+        timers?.attention,
+      );
+    }
+    rec.release(qkv);
+    recordProduct(rec, this.#kernels, { matrix: layer.output, a: o, rows, c: x, output: 'add' });
+    rec.release(o);
+    this.#recordMlp(rec, layer, x, rows);
+    encodeSteps(encoder, rec.steps.splice(0), timers?.linear);
+  }
+
+  /** Queries, keys and values of a layer; keys and values go to the cache. Returns the workspace with the queries. */
+  #recordQkv(rec: Recorder, layer: LayerWeights, index: number, x: GPUBuffer, rows: number): GPUBuffer {
+    const { config } = this;
+    const { hiddenSize, rmsEps } = config;
+    const bytes = BYTES[this.#kernels.activation];
+    const h = rec.workspace('normed', rows * hiddenSize * bytes);
+    recordRmsNorm(rec, this.#kernels, { x, weight: layer.attentionNorm, y: h, width: hiddenSize, eps: rmsEps, rows });
+    const qkv = rec.workspace('qkv', rows * layer.qkv.rows * bytes);
+    recordProduct(rec, this.#kernels, { matrix: layer.qkv, a: h, rows, c: qkv, output: 'activation' });
+    rec.release(h);
+    recordRope(rec, this.#kernels, {
+      config,
+      state: this.#state,
+      qkv,
+      frequencies: this.#frequencies,
+      factor: this.#ropeFactor,
+      norms: layer.headNorms,
+      groups: this.#cache.layers[index] ?? [],
+      capacity: this.contextLength,
+      rows,
+    });
+    return qkv;
+  }
+
+  #recordMlp(rec: Recorder, layer: LayerWeights, x: GPUBuffer, rows: number): void {
+    const { hiddenSize, intermediateSize, rmsEps } = this.config;
+    const kernels = this.#kernels;
+    const bytes = BYTES[kernels.activation];
+    const h = rec.workspace('normed', rows * hiddenSize * bytes);
+    recordRmsNorm(rec, kernels, { x, weight: layer.mlpNorm, y: h, width: hiddenSize, eps: rmsEps, rows });
+    const gateUp = rec.workspace('gate and up', rows * 2 * intermediateSize * bytes);
+    recordProduct(rec, kernels, { matrix: layer.gateUp, a: h, rows, c: gateUp, output: 'activation' });
+    rec.release(h);
+    const inner = rec.workspace('inner', rows * intermediateSize * bytes);
+    recordSwiglu(rec, kernels, gateUp, inner, intermediateSize, rows);
+    rec.release(gateUp);
+    recordProduct(rec, kernels, { matrix: layer.down, a: inner, rows, c: x, output: 'add' });
+    rec.release(inner);
+  }
+
+  /** What the heads of a layer attend to in a chunk that ends before position `end`. */
+  #patternsAt(layer: number, end: number): readonly HeadPattern[] {
+    const { numHeads, slidingWindow } = this.config;
+    const all = (pattern: HeadPattern): HeadPattern[] => new Array<HeadPattern>(numHeads).fill(pattern);
+    if (slidingWindow !== undefined && end > slidingWindow)
+      return all({ kind: 'a_shape', initSize: 0, localSize: slidingWindow });
+    return end < this.#denseBelow ? all({ kind: 'dense' }) : (this.#patterns[layer] ?? all({ kind: 'dense' }));
+  }
+
+  /** Logits of one row of the residual stream, into the model's own buffer. */
+  #recordLogits(rec: Recorder, x: GPUBuffer, row: number): void {
+    const { hiddenSize, rmsEps } = this.config;
+    const h = rec.workspace('normed', hiddenSize * BYTES[this.#kernels.activation]);
+    recordRmsNorm(rec, this.#kernels, {
+      x,
+      weight: this.#weights.norm,
+      y: h,
+      width: hiddenSize,
+      eps: rmsEps,
+      rows: 1,
+      firstRow: row,
+    });
+    recordProduct(rec, this.#kernels, { matrix: this.#weights.head, a: h, rows: 1, c: this.#logits, output: 'f32' });
+    rec.release(h);
+  }
+
+  #lastLogits(rec: Recorder, x: GPUBuffer, rows: number): Promise<void> {
+    return this.#submit((encoder) => {
+      this.#recordLogits(rec, x, rows - 1);
+      encodeSteps(encoder, rec.steps.splice(0));
+    });
+  }
+
+  /** Logits of all rows of a chunk, some at a time, for the caller or for the log-probabilities of the next tokens. */
+  async #allLogits(
+    rec: Recorder,
+    chunk: Chunk,
+    tokens: readonly number[],
+    x: GPUBuffer,
+    logProbs: boolean,
+    visit: ((row: number, logits: Float32Array) => void) | undefined,
+  ): Promise<Float32Array | undefined> {
+    const { hiddenSize, rmsEps, vocabSize } = this.config;
+    const limit = Math.min(LOGITS_BYTES, this.profile.limits.maxStorageBufferBindingSize, this.profile.limits.maxBufferSize);
+    const most = Math.max(1, Math.min(chunk.rows, Math.floor(limit / (4 * vocabSize))));
+    const h = rec.workspace('normed', chunk.rows * hiddenSize * BYTES[this.#kernels.activation]);
+    const logits = rec.workspace('all logits', most * vocabSize * 4);
+    const targets = rec.workspace('targets', chunk.rows * 4);
+    const out = rec.workspace('log-probabilities', chunk.rows * 4);
+    // The last token's row has no target.
+    const next = Array.from({ length: chunk.rows }, (_, i) => tokens[chunk.first + i + 1] ?? 0);
+    this.device.queue.writeBuffer(targets, 0, new Uint32Array(next));
+    for (let row = 0; row < chunk.rows; row += most) {
+      const rows = Math.min(most, chunk.rows - row);
+      await this.#submit((encoder) => {
+        recordRmsNorm(rec, this.#kernels, {
+          x,
+          weight: this.#weights.norm,
+          y: h,
+          width: hiddenSize,
+          eps: rmsEps,
+          rows,
+          firstRow: row,
+        });
+        recordProduct(rec, this.#kernels, { matrix: this.#weights.head, a: h, rows, c: logits, output: 'f32' });
+        if (logProbs) recordLogProbs(rec, logits, vocabSize, targets, out, row, rows);
+        encodeSteps(encoder, rec.steps.splice(0));
+      });
+      visit?.(row, new Float32Array(await this.#read(logits, rows * vocabSize * 4)));
+    }
+    return logProbs ? new Float32Array(await this.#read(out, chunk.rows * 4)) : undefined;
+  }
+
+  // ---- decoding
+
+  /** The steps that turn the token in `#token`, at the position in `#state`, into logits and their argmax in `#token`. */
+  #decoding(): readonly Step[] {
+    if (this.#decodeSteps?.factor === this.#ropeFactor) return this.#decodeSteps.steps;
+    const { config } = this;
+    const { numHeads, headDim } = config;
+    const rec = new Recorder(this.device, this.#decodePool, this.#pipelines);
+    const x = rec.workspace('residual stream', config.hiddenSize * 4);
+    recordEmbedding(rec, this.#weights.embedding, this.#token, 1, x);
+    for (const [index, layer] of this.#weights.layers.entries()) {
+      const q = this.#recordQkv(rec, layer, index, x, 1);
+      const o = rec.workspace('attention output', numHeads * headDim * BYTES[this.#kernels.activation]);
+      recordDecodeAttention(rec, this.#kernels, {
+        config,
+        state: this.#state,
+        q,
+        o,
+        groups: this.#cache.layers[index] ?? [],
+        capacity: this.contextLength,
+        splits: decodeSplits(config, this.contextLength),
+      });
+      rec.release(q);
+      recordProduct(rec, this.#kernels, { matrix: layer.output, a: o, rows: 1, c: x, output: 'add' });
+      rec.release(o);
+      this.#recordMlp(rec, layer, x, 1);
+    }
+    this.#recordLogits(rec, x, 0);
+    recordArgmax(rec, this.#logits, config.vocabSize, this.#token);
+    const steps = [...rec.steps];
+    rec.releaseAll();
+    this.#decodeSteps = { factor: this.#ropeFactor, steps };
+    return steps;
+  }
+
+  /** Runs one token through the model; resolves to a copy of `bytes` of a buffer afterwards. */
+  async #step(position: number, source: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
+    const staging = this.device.createBuffer({ size: bytes, usage: READBACK });
+    try {
+      this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([position]));
+      const submitted = this.#submit((encoder) => {
+        encodeSteps(encoder, this.#decoding());
+        encoder.copyBufferToBuffer(source, 0, staging, 0, bytes);
+      });
+      await this.#race(Promise.all([submitted, staging.mapAsync(1)])); // READ
+      return staging.getMappedRange().slice(0);
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  async *#decodeSampled(
+    first: number,
+    maxTokens: number,
+    stop: ReadonlySet<number>,
+    sampler: Sampler,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<number, void, void> {
+    this.#pending = first;
+    for (let made = 1; ; made++) {
+      const token = this.#pending;
+      if (stop.has(token)) return;
+      yield token;
+      if (made >= maxTokens) return;
+      signal?.throwIfAborted();
+      this.device.queue.writeBuffer(this.#token, 0, new Uint32Array([token]));
+      const logits = new Float32Array(await this.#step(this.#position, this.#logits, this.config.vocabSize * 4));
+      this.#position++;
+      this.#pending = sampler.sample(logits);
+    }
+  }
+
+  /** The next token goes from step to step on the GPU, which runs ahead of what the CPU has seen. */
+  async *#decodeGreedily(
+    first: number,
+    maxTokens: number,
+    stop: ReadonlySet<number>,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<number, void, void> {
+    this.#pending = first;
+    this.device.queue.writeBuffer(this.#token, 0, new Uint32Array([first]));
+    const inFlight: Promise<ArrayBuffer>[] = [];
+    let started = 0;
+    try {
+      for (let made = 1; ; made++) {
+        const token = this.#pending;
+        if (stop.has(token)) return;
+        while (started < maxTokens - 1 && inFlight.length < 2) {
+          const step = this.#step(this.#position + inFlight.length, this.#token, 4);
+          step.catch(() => {}); // Reported when its turn comes.
+          inFlight.push(step);
+          started++;
+        }
+        yield token;
+        if (made >= maxTokens) return;
+        signal?.throwIfAborted();
+        const next = inFlight.shift();
+        if (!next) return;
+        this.#pending = new Uint32Array(await next)[0];
+        this.#position++;
+        if (this.#pending === undefined) return;
+      }
+    } finally {
+      // What ran ahead wrote to the cache past the sequence's end, where the next tokens go.
+      await Promise.allSettled(inFlight);
+    }
+  }
+
+  // ---- GPU
+
+  /** Records and submits; resolves when the GPU is done, rejects when it refuses or is lost. */
+  async #submit(body: (encoder: GPUCommandEncoder) => void): Promise<void> {
+    this.#checkAlive();
+    const accepted = withErrorScopes(this.device, () => {
+      const encoder = this.device.createCommandEncoder({ label: 'minference model' });
+      body(encoder);
+      this.device.queue.submit([encoder.finish()]);
+    });
+    const done = this.device.queue.onSubmittedWorkDone();
+    const [error] = await this.#race(Promise.all([accepted, done]));
+    if (error) throw error;
+  }
+
+  async #read(buffer: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
+    const staging = this.device.createBuffer({ size: bytes, usage: READBACK });
+    try {
+      const encoder = this.device.createCommandEncoder();
+      encoder.copyBufferToBuffer(buffer, 0, staging, 0, bytes);
+      this.device.queue.submit([encoder.finish()]);
+      await this.#race(staging.mapAsync(1)); // READ
+      return staging.getMappedRange().slice(0);
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  #race<T>(promise: Promise<T>): Promise<T> {
+    return Promise.race([promise, this.#lost]);
+  }
+}
+
+// Models on one device share kernels.
+const caches = new WeakMap<GPUDevice, PipelineCache>();
+
+function pipelinesOf(device: GPUDevice): PipelineCache {
+  const cache = caches.get(device) ?? new PipelineCache(device);
+  caches.set(device, cache);
+  return cache;
+}
+
+/** Options with every default filled in and everything checked. */
+interface Settings {
+  readonly kernels: ModelKernels;
+  readonly contextLength: number;
+  readonly chunkSize: number;
+  readonly denseBelow: number;
+  readonly patterns: readonly (readonly HeadPattern[])[];
+}
+
+function resolveOptions(device: GPUDevice, profile: DeviceProfile, config: ModelConfig, options: LanguageModelOptions): Settings {
+  const { contextLength = Math.min(config.contextLength, DEFAULT_CONTEXT), chunkSize = 2048, denseBelow = 4096 } = options;
+  checkInteger('options.contextLength', contextLength, 1, 2 ** 26);
+  checkInteger('options.chunkSize', chunkSize, 1, 65535);
+  checkInteger('options.denseBelow', denseBelow, 0, Number.MAX_SAFE_INTEGER);
+  const activation = profile.tier === 'portable' ? 'f32' : 'f16';
+  // The widest activation of a chunk must fit one binding.
+  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
+  const width = Math.max(
+    4 * hiddenSize,
+    BYTES[activation] * Math.max(2 * intermediateSize, (numHeads + 2 * numKvHeads) * headDim),
+  );
+  const limit = Math.min(profile.limits.maxStorageBufferBindingSize, profile.limits.maxBufferSize);
+  const most = Math.floor(limit / width / 64) * 64;
+  if (most < 64) {
+    throw new MinferenceError(
+      'limit',
+      `64 rows of activations need ${64 * width} bytes, more than a buffer of this device (${limit})`,
+    );
+  }
+  return {
+    kernels: { profile, activation, matrix: matrixTiling(device, profile, options.matrixProducts) },
+    contextLength,
+    chunkSize: Math.min(chunkSize, most),
+    denseBelow,
+    patterns: Array.from({ length: config.layers }, (_, layer) => layerPatterns(config, layer, options)),
+  };
+}
+
+function matrixTiling(
+  device: GPUDevice,
+  profile: DeviceProfile,
+  wanted: LanguageModelOptions['matrixProducts'] = false,
+): MatrixGemmTiling | undefined {
+  if (!wanted) return undefined;
+  const shapes = matrixShapes(device);
+  if (wanted === true) return chooseGemmTiling(shapes, profile.limits);
+  const { m, n, k } = wanted.shape;
+  const known = shapes.some((s) => s.m === m && s.n === n && s.k === k);
+  if (!known || !gemmTilingFits(wanted, profile.limits)) {
+    throw invalidArgument('options.matrixProducts', wanted, 'a tiling that this device can run, true, false');
+  }
+  return wanted;
+}
+
+function layerPatterns(config: ModelConfig, layer: number, options: LanguageModelOptions): readonly HeadPattern[] {
+  const { patterns = { kind: 'dense' } } = options;
+  const all = (pattern: HeadPattern): HeadPattern[] =>
+    new Array<HeadPattern>(config.numHeads).fill(resolvePattern('options.patterns', pattern));
+  if (typeof patterns === 'function') {
+    const own = patterns(layer);
+    if (!Array.isArray(own)) return all(own as HeadPattern);
+    if (own.length !== config.numHeads) {
+      throw invalidArgument(`options.patterns(${layer})`, own, `one pattern, or ${config.numHeads} (config.numHeads)`);
+    }
+    return own.map((pattern: HeadPattern, head) => resolvePattern(`options.patterns(${layer})[${head}]`, pattern));
+  }
+  if ('kind' in patterns) return all(patterns);
+  return patternsForLayer(patterns, layer, { ...options.patternOptions, numHeads: config.numHeads });
+}
+
+function contextOverflow(argument: string, value: number, room: number): MinferenceError {
+  return new MinferenceError('limit', `${argument} is ${value}, but the context has room for ${room} more tokens`, {
+    argument,
+    value,
+    allowed: `at most ${room}; load the model with a larger contextLength, or reset() it`,
+  });
+}
+
+function busy(): MinferenceError {
+  return new MinferenceError('invalid-argument', 'the model is busy: wait for its prefill or generation to end');
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const out = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}

@@ -1,0 +1,33 @@
+import outputF16 from '../../shaders/model/output_f16.wgsl?raw';
+import outputF32 from '../../shaders/model/output_f32.wgsl?raw';
+import weights from '../../shaders/model/weights.wgsl?raw';
+import weightsF16 from '../../shaders/model/weights_f16.wgsl?raw';
+import weightsF32 from '../../shaders/model/weights_f32.wgsl?raw';
+import weightsQ4_0 from '../../shaders/model/weights_q4_0.wgsl?raw';
+import weightsQ4_1 from '../../shaders/model/weights_q4_1.wgsl?raw';
+import weightsQ4K from '../../shaders/model/weights_q4_k.wgsl?raw';
+import weightsQ6K from '../../shaders/model/weights_q6_k.wgsl?raw';
+import weightsQ8_0 from '../../shaders/model/weights_q8_0.wgsl?raw';
+import weightsUnaligned from '../../shaders/model/weights_unaligned.wgsl?raw';
+import type { DType } from '../kernels/tensor.js';
+import type { WeightType } from './types.js';
+
+const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
+  f32: [weightsF32],
+  f16: [weightsF16],
+  q8_0: [weightsQ8_0, weightsUnaligned],
+  q4_0: [weightsQ4_0, weightsUnaligned],
+  q4_1: [weightsQ4_1],
+  q4_k: [weightsQ4K],
+  q6_k: [weightsQ6K, weightsUnaligned],
+};
+
+/** WGSL of `load_weights` for a type of weights; binding 1 holds them. */
+export function weightLibrary(type: WeightType): string {
+  return [weights, ...WEIGHTS[type]].join('\n');
+}
+
+/** WGSL of `Output`, `to_output` and `pack_output`. */
+export function outputLibrary(dtype: DType): string {
+  return dtype === 'f16' ? outputF16 : outputF32;
+}

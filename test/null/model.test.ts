@@ -1,0 +1,108 @@
+import { expect, test } from 'vitest';
+import { openNodeDevice } from '../../src/device/node.js';
+import type { ShaderSpec } from '../../src/device/pipelines.js';
+import { profileDevice } from '../../src/device/profile.js';
+import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { gemmShader, gemmTiling, gemvShader, type ModelKernels } from '../../src/model/gemm.js';
+import {
+  chooseGemmTiling,
+  GEMM_TILINGS,
+  gemmRegisters,
+  gemmTilingFits,
+  gemmTilingProblem,
+  gemmWorkgroupBytes,
+  type MatrixGemmTiling,
+  matrixGemmShader,
+} from '../../src/model/matrix_gemm.js';
+import {
+  ARGMAX,
+  decodeAttentionShader,
+  decodeCombineShader,
+  embeddingShader,
+  LOG_PROBS,
+  rmsNormShader,
+  ropeShader,
+  swigluShader,
+} from '../../src/model/ops.js';
+import { BLOCK_LAYOUT, type ModelConfig, type WeightType } from '../../src/model/types.js';
+
+const TYPES = Object.keys(BLOCK_LAYOUT) as WeightType[];
+const OUTPUTS = ['activation', 'f32', 'add'] as const;
+
+async function compiles(device: GPUDevice, { label, code }: ShaderSpec): Promise<void> {
+  const info = await device.createShaderModule({ label, code }).getCompilationInfo();
+  expect(info.messages.map((m) => `${label}: ${m.lineNum}: ${m.message}`)).toEqual([]);
+}
+
+test('the model kernels compile without a message, on hardware and software devices, with and without subgroups', async () => {
+  const device = await openNodeDevice({ backend: 'null' });
+  const config = { numHeads: 8, numKvHeads: 2, headDim: 128, qkNorm: true, rope: { theta: 1e4, rotaryDim: 96 } } as ModelConfig;
+  for (const tier of ['portable', 'f16'] as const) {
+    for (const software of [false, true]) {
+      const profile = { ...profileDevice(device, tier), software, subgroups: !software, subgroupMinSize: 32 };
+      const kernels: ModelKernels = { profile, activation: tier === 'portable' ? 'f32' : 'f16' };
+      for (const type of TYPES) {
+        for (const [i, output] of OUTPUTS.entries()) {
+          await compiles(device, gemmShader(kernels, type, output, i === 0, gemmTiling(kernels, 64)));
+          await compiles(device, gemmShader(kernels, type, output, i === 1, gemmTiling(kernels, 1000)));
+          await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1));
+        }
+        await compiles(device, embeddingShader(type));
+      }
+      for (const shader of [
+        rmsNormShader(kernels),
+        ropeShader(kernels, config),
+        swigluShader(kernels),
+        decodeAttentionShader(kernels, config),
+        decodeCombineShader(kernels, config),
+        ARGMAX,
+        LOG_PROBS,
+      ]) {
+        await compiles(device, shader);
+      }
+    }
+  }
+});
+
+test('every tiling of the products on subgroup matrices compiles without a message', async () => {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  let count = 0;
+  for (const [i, t] of GEMM_TILINGS.entries()) {
+    for (const shape of MATRIX_SHAPES) {
+      const tiling: MatrixGemmTiling = { ...t, shape };
+      expect(gemmTilingProblem(tiling)).toBeUndefined();
+      for (const [j, type] of TYPES.entries()) {
+        // Every type with every tiling; results and biases in turn.
+        await compiles(device, matrixGemmShader(tiling, type, OUTPUTS[(i + j) % 3] ?? 'f32', (i + j) % 2 === 0));
+        count++;
+      }
+    }
+  }
+  expect(count).toBe(GEMM_TILINGS.length * MATRIX_SHAPES.length * TYPES.length);
+});
+
+test('a device gets a tiling that it can run, or none', () => {
+  for (const memory of [16384, 32768, 49152]) {
+    for (const invocations of [128, 256, 1024]) {
+      const limits = { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: invocations };
+      expect(chooseGemmTiling([], limits)).toBeUndefined();
+      const tiling = chooseGemmTiling(MATRIX_SHAPES, limits);
+      expect(tiling).toBeDefined();
+      if (!tiling) continue;
+      expect(gemmTilingFits(tiling, limits)).toBe(true);
+      expect(gemmWorkgroupBytes(tiling)).toBeLessThanOrEqual(memory);
+      expect(gemmRegisters(tiling)).toBeLessThanOrEqual(255);
+    }
+  }
+  const odd: MatrixGemmTiling = {
+    shape: { m: 16, n: 8, k: 16 },
+    blockM: 128,
+    blockN: 128,
+    subgroupM: 48,
+    subgroupN: 64,
+    depth: 32,
+    staging: 'double',
+  };
+  expect(gemmTilingProblem(odd)).toContain('divide');
+  expect(() => matrixGemmShader(odd, 'f16', 'f32', false)).toThrow('tiling');
+});

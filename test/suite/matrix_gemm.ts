@@ -1,0 +1,113 @@
+import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
+import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
+import { gemmParams } from '../../src/model/gemm.js';
+import {
+  GEMM_TILINGS,
+  gemmSubgroups,
+  gemmTilingName,
+  gemmWorkgroupBytes,
+  type MatrixGemmTiling,
+  matrixGemmShader,
+  type ProductOutput,
+} from '../../src/model/matrix_gemm.js';
+import type { WeightType } from '../../src/model/types.js';
+import { product } from '../../src/reference/model.js';
+import { relativeError } from '../../src/reference/oracle.js';
+import { dequantize } from '../../src/reference/quant.js';
+import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
+import { randomWeights, readNumbers, upload, uploadNumbers } from './model.js';
+import { gpuOf, recorderOf, roundToF16, submit } from './tensors.js';
+
+/** The binding after those of a product. */
+const BANK = 5;
+
+/** One product on subgroup matrices. */
+export interface MatrixProduct {
+  readonly tiling: MatrixGemmTiling;
+  readonly type: WeightType;
+  readonly output: ProductOutput;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** Runs a product, with a bias, against the oracle; emulated on a device without subgroup matrices. */
+export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: MatrixProduct): Promise<void> {
+  const { device } = ctx;
+  const { tiling, type, output, m, n, k } = run;
+  const random = randomOf(ctx, name);
+  // Columns before and after the ones of this dispatch stay as they are.
+  const [rowStart, width] = [8, n + 20];
+  const bytes = randomWeights(type, n, k, random);
+  const bias = random.normals(width);
+  const firstRow = 1;
+  const a = roundToF16(random.normals((m + firstRow) * k));
+  const before = roundToF16(random.normals(m * width, 3));
+  const dtype = output === 'activation' ? 'f16' : 'f32';
+  const c = uploadNumbers(device, before, dtype);
+  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
+  const shader = matrixGemmShader(tiling, type, output, true, ops);
+  await gpuOf(device).pipelines.prepare([shader]);
+  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)] as const;
+  const rec = recorderOf(device);
+  const invocations = workgroups[0] * workgroups[1] * gemmSubgroups(tiling) * 32;
+  rec.dispatch({
+    stage: 'kernel',
+    shader,
+    bindings: [
+      rec.constant('product', gemmParams(m, { rows: n, rowStart }, k, firstRow, width)),
+      upload(device, bytes, bytes.byteLength + 4),
+      uploadNumbers(device, a, 'f16'),
+      uploadNumbers(device, bias, 'f32'),
+      c,
+      ...(ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : []),
+    ],
+    workgroups,
+  });
+  submit(rec);
+  // What the matrices see of the weights.
+  const w = roundToF16(dequantize(type, bytes));
+  const expected = product(a.subarray(firstRow * k), w, m, k, bias.subarray(rowStart, rowStart + n));
+  const actual = await readNumbers(device, c, m * width, dtype);
+  const inside = new Float64Array(m * n);
+  for (let row = 0; row < m; row++) {
+    for (let column = 0; column < width; column++) {
+      const at = row * width + column;
+      const own = column - rowStart;
+      if (own < 0 || own >= n) {
+        assert(actual[at] === before[at], `${name}: column ${column} of row ${row} was written`);
+      } else {
+        inside[row * n + own] = actual[at] as number;
+        if (output === 'add') expected[row * n + own] = (expected[row * n + own] as number) + (before[at] as number);
+      }
+    }
+  }
+  const error = relativeError(inside, expected);
+  assert(error <= (dtype === 'f16' ? 1e-3 : 1e-5), `${name}: relative error ${error}`);
+}
+
+/** The tiling, with smaller blocks where it does not fit the device's workgroup memory. */
+function fitting(t: MatrixGemmTiling, memory: number): MatrixGemmTiling {
+  if (gemmWorkgroupBytes(t) <= memory) return t;
+  const narrow = t.blockN >= t.blockM && t.blockN > t.subgroupN;
+  return fitting(narrow ? { ...t, blockN: t.blockN / 2 } : { ...t, blockM: t.blockM / 2 }, memory);
+}
+
+/** Every tiling on an odd number of rows and a ragged number of columns; types, shapes and results in turn. */
+export const matrixGemmCases: SuiteCase[] = GEMM_TILINGS.map((t, i): SuiteCase => {
+  const shape = MATRIX_SHAPES[i % MATRIX_SHAPES.length] ?? { m: 16, n: 8, k: 16 };
+  const type = (['f16', 'q8_0', 'q4_0', 'q4_1', 'q6_k', 'q4_k', 'f32'] as const)[i % 7] ?? 'f16';
+  const output = (['activation', 'add', 'f32'] as const)[i % 3] ?? 'f32';
+  const name = `product on matrices: ${gemmTilingName({ ...t, shape })}, ${type}, ${output}`;
+  return {
+    name,
+    needs: 'f16',
+    run: (ctx) => {
+      const tiling = fitting({ ...t, shape }, ctx.profile.limits.maxComputeWorkgroupStorageSize);
+      // One whole block and a ragged one.
+      const size = { m: tiling.blockM + 7, n: i % 2 === 0 ? tiling.blockN + 36 : 36, k: type.endsWith('_k') ? 256 : 192 };
+      return checkMatrixProduct(ctx, name, { tiling, type, output, ...size });
+    },
+  };
+});

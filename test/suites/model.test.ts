@@ -1,0 +1,4 @@
+import { modelCases } from '../suite/model.js';
+import { runSuite } from './run_suite.js';
+
+await runSuite(modelCases);
