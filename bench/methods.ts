@@ -89,7 +89,7 @@ export async function runMethods(options: MethodOptions): Promise<void> {
       const quality = (await meter.measure(dense, patterns)).heads;
       const mean = (of: (head: (typeof quality)[number]) => number): number =>
         quality.reduce((sum, head) => sum + of(head) / heads, 0);
-      const row = {
+      const row: MethodRow = {
         impl: 'ours',
         method,
         tier: profile.tier,
