@@ -92,20 +92,20 @@ export async function runPeer(peer: Peer, cases: readonly BenchCase[], options: 
       resolve(code === 0 ? undefined : `${args[0]} ended with ${signal ?? code}: ${last}`);
     });
   });
-  if (failure !== undefined) return absent(failure);
-  // Compilers and libraries may print too: the result is the last line.
-  const {
-    software,
-    ceilings,
-    rows,
-    absent: missing,
-  } = JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as {
+  // Compilers and libraries may print too: the result is the last whole line that begins as one.
+  const last = out
+    .slice(0, out.lastIndexOf('\n') + 1)
+    .split('\n')
+    .findLast((line) => line.startsWith('{"software"'));
+  if (last === undefined) return absent(failure ?? `${args[0]} printed no result`);
+  const result = JSON.parse(last) as {
     software: Record<string, string>;
     ceilings: Record<string, number>;
     rows: Omit<BenchRow, 'tflops'>[];
     absent: Absence[];
   };
-  return { software, ceilings, rows: rows.map(withTflops), absent: missing };
+  const missing = failure === undefined ? result.absent : [...result.absent, { impl: peer, reason: failure }];
+  return { ...result, rows: result.rows.map(withTflops), absent: missing };
 }
 
 function withTflops(row: Omit<BenchRow, 'tflops'>): BenchRow {
