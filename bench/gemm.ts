@@ -59,7 +59,7 @@ interface Variant {
 }
 
 /** One measured product. */
-export interface GemmRow extends Size {
+interface GemmRow extends Size {
   readonly kernel: string;
   readonly type: WeightType;
   readonly ms?: number;

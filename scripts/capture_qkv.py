@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,16 +197,15 @@ def silu(x: F32) -> F32:
     return x / (1 + np.exp(-x))
 
 
-def run_layers(model: Model, ids: I64, last: int, want: set[int]) -> tuple[F32, dict[int, QKV]]:
-    """Run layers 0..last. Returns the residual stream and (q, k, v) after RoPE of `want`.
+def run_layers(model: Model, ids: I64, last: int, visit: Callable[[int, QKV], None] | None = None) -> F32:
+    """Run layers 0..last and return the residual stream. `visit` is given each layer's q, k, v after RoPE.
 
-    Layer `last` stops after q, k, v when it is in `want` and not the model's final layer.
+    With `visit`, layer `last` stops after q, k, v.
     """
     c = model.config
     n = len(ids)
     cos, sin = rope_tables(n, c.head_dim, c.rope_theta)
     x = model.embedding[ids]
-    captured: dict[int, QKV] = {}
 
     def split(y: F32, heads: int) -> F32:
         return np.ascontiguousarray(y.reshape(n, heads, c.head_dim).transpose(1, 0, 2))
@@ -217,9 +217,9 @@ def run_layers(model: Model, ids: I64, last: int, want: set[int]) -> tuple[F32, 
         q = rope(split(y @ model.qk_weight(name + "attn_q.weight", c.heads).T, c.heads), cos, sin)
         k = rope(split(y @ model.qk_weight(name + "attn_k.weight", c.kv_heads).T, c.kv_heads), cos, sin)
         v = split(y @ model.weight(name + "attn_v.weight").T, c.kv_heads)
-        if layer in want:
-            captured[layer] = (q, k, v)
-            if layer == last and last < c.layers - 1:
+        if visit:
+            visit(layer, (q, k, v))
+            if layer == last:
                 break
         x += attention(q, k, v) @ model.weight(name + "attn_output.weight").T
         y = rms_norm(x, model.weight(name + "ffn_norm.weight"), c.rms_eps)
@@ -228,13 +228,13 @@ def run_layers(model: Model, ids: I64, last: int, want: set[int]) -> tuple[F32, 
         x += (gate * up) @ model.weight(name + "ffn_down.weight").T
         if n >= 2048:
             print(f"layer {layer:2d}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-    return x, captured
+    return x
 
 
 def perplexity(model: Model, ids: I64) -> float:
     """exp of the mean next-token negative log-likelihood over `ids` (full model, tied head)."""
     c = model.config
-    x, _ = run_layers(model, ids, c.layers - 1, set())
+    x = run_layers(model, ids, c.layers - 1)
     x = rms_norm(x, model.weight("output_norm.weight"), c.rms_eps)
     logits: NDArray[np.float64] = (x[:-1] @ model.embedding.T).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
@@ -388,13 +388,13 @@ def main() -> None:
     layers = args.survey or args.layers
     if not 0 <= layers[0] <= layers[-1] < model.config.layers:
         raise SystemExit(f"layers must be in 0..{model.config.layers - 1}")
-    _, captured = run_layers(model, ids, layers[-1], set(layers))
-    for layer, (q, k, _v) in captured.items():
-        print_patterns(layer, q, k)
-    if args.survey:
-        return
 
-    for layer, qkv in captured.items():
+    def visit(layer: int, qkv: QKV) -> None:
+        if layer not in layers:
+            return
+        if args.survey:
+            print_patterns(layer, qkv[0], qkv[1])
+            return
         metadata = {
             "model": f"SmolLM2-135M-Instruct, {GGUF_NAME if not args.gguf else args.gguf.name}",
             "layer": str(layer),
@@ -405,6 +405,8 @@ def main() -> None:
         for n in args.seq_len:
             label = f"{n // 1024}k" if n % 1024 == 0 else str(n)
             write_capture(args.out / f"smollm2-135m-layer{layer}-{label}.safetensors", qkv, n, metadata)
+
+    run_layers(model, ids, layers[-1], visit)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import flexDecide from '../../shaders/index/flex_decide.wgsl?raw';
 import flexVerticalSlash from '../../shaders/index/flex_vertical_slash.wgsl?raw';
 import cumulative from '../../shaders/lib/index_cumulative.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import indexRuns from '../../shaders/lib/index_runs.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
@@ -51,7 +50,7 @@ export interface FlexPrefillIndex extends BuiltIndex {
 export const MAX_KEPT_BLOCKS = 4096;
 
 /** First columns and nearest diagonals that are always kept: one block, as in FlexPrefill. */
-export const FLEX_FORCED = INDEX_BLOCK;
+const FLEX_FORCED = INDEX_BLOCK;
 
 // As in shaders/lib/index_radix.wgsl and cumulative_histogram.wgsl.
 const CHUNK = 4096;
@@ -97,7 +96,7 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
     }),
     verticalSlash: {
       label: 'flex-prefill vertical-slash',
-      code: [radix, cumulative, indexRuns, flexVerticalSlash].join('\n'),
+      code: [radix, cumulative, flexVerticalSlash].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
     },
     softmax: { label: 'flex-prefill estimate: block softmax', code: flexBlockSoftmax, bindings: ['uniform', 'read', 'write'] },
@@ -130,7 +129,7 @@ function indexSizes(layer: IndexLayer, maxBlocks: number) {
 /** Workspace in bytes, and the strips of row blocks whose scores are in memory at once. */
 function planWorkspace(layer: IndexLayer, heads: readonly FlexPrefillHead[], maxBlocks: number) {
   const { keys, headDim } = layerSizes(layer);
-  const { visible, qBlocks } = indexSizes(layer, maxBlocks);
+  const { qBlocks, kBlocks } = indexSizes(layer, maxBlocks);
   const kvHeads = [...new Set(heads.map((h) => h.kvHead))];
   const { limits } = layer.profile;
   const qbar = heads.length * qBlocks * headDim * 4;
@@ -143,9 +142,9 @@ function planWorkspace(layer: IndexLayer, heads: readonly FlexPrefillHead[], max
   const scores = strips.reduce((most, s) => Math.max(most, heads.length * paddedRows(s) * s.stride * 4), 0);
   const estimate = verticalSlashScoreBytes(layer, heads.length);
   const histogram = (lists: number): number => heads.length * lists * DIGITS.length * BINS * 4;
-  const selected = heads.length * visible * 4;
-  const stages = [estimate.peak, kbar + estimate.scores + histogram(LISTS) + selected, kbar + qbar + scores + histogram(1)];
-  return { kvHeads, qbar, kbar, strips, scores, selected, histogram, transient: Math.max(...stages) };
+  const diagonals = heads.length * kBlocks * 4;
+  const stages = [estimate.peak, kbar + estimate.scores + histogram(LISTS) + diagonals, kbar + qbar + scores + histogram(1)];
+  return { kvHeads, qbar, kbar, strips, scores, diagonals, histogram, transient: Math.max(...stages) };
 }
 
 /**
@@ -173,8 +172,8 @@ function massScale(total: number): number {
  *
  * - attention of the last 64 query rows, pooled over key blocks, against the softmax of pooled q and k: their
  *   Jensen-Shannon distance below `tau` makes a head query-aware, else it is vertical-slash;
- * - vertical-slash: the fewest columns, and the fewest diagonals, that hold `gamma` of those rows' attention, at least
- *   `minBudget` of each, the first and nearest 64 among them;
+ * - vertical-slash: the fewest columns that hold `gamma` of those rows' attention, at least `minBudget`, the first 64 among them;
+ *   and as many diagonals as it takes to hold `gamma` of it, at least `minBudget`, but in the best whole blocks of 64;
  * - query-aware: the fewest blocks that hold `gamma` of the estimated attention of all row blocks together, among them for each
  *   row block key block 0, the diagonal, and the nearest `minBudget` keys.
  *
@@ -264,7 +263,7 @@ export function recordFlexPrefillIndex(
     recordDigit(digit, listParams, searches, lists);
   }
   rec.release(histogram);
-  const selected = rec.workspace('selected diagonals', plan.selected);
+  const diagonals = rec.workspace('blocks of diagonals', plan.diagonals);
   const offsets = table(
     rec,
     'flex-prefill offsets',
@@ -273,10 +272,10 @@ export function recordFlexPrefillIndex(
   rec.dispatch({
     stage: 'convert',
     shader: shaders.verticalSlash,
-    bindings: [listParams, scores.buffer, searches, chosen, offsets, selected, index],
+    bindings: [listParams, scores.buffer, searches, chosen, offsets, diagonals, index],
     workgroups: [2, heads.length],
   });
-  rec.release(scores.buffer, selected, searches);
+  rec.release(scores.buffer, diagonals, searches);
 
   // Blocks. Scores that do not fit memory together are computed again for each digit.
   const qbar = rec.workspace('pooled q', plan.qbar);

@@ -5,7 +5,6 @@ import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
 import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
 import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import indexRuns from '../../shaders/lib/index_runs.wgsl?raw';
 import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
@@ -90,7 +89,7 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
       bindings: [...ESTIMATE_BINDINGS, 'read', 'write', 'write', 'read'],
     },
     slashScores: { label: 'vertical-slash estimate: diagonals', code: slashScores, bindings: ['uniform', 'read', 'write'] },
-    runs: { label: 'vertical-slash runs', code: [radix, indexRuns, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
+    runs: { label: 'vertical-slash runs', code: [radix, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
   };
 }
 

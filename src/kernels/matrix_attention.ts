@@ -18,6 +18,7 @@ import {
   keyRing,
   type MatrixTiling,
   matrixBlockM,
+  probabilityStride,
   STRIP_ROWS,
   scoreStride,
   stagedStride,
@@ -118,6 +119,7 @@ export function matrixAttentionShader(
       KV_STRIDE: stagedStride(headDim),
       S_STRIDE: scoreStride(t),
       KEY_RING: keyRing(t),
+      ...(t.pairs ? { P_STRIDE: probabilityStride(t), SUBGROUPS: t.subgroups } : {}),
     },
   });
   const enables = head.slice(0, head.indexOf('const '));
@@ -130,6 +132,7 @@ export function matrixAttentionShader(
     ...(t.pipelined ? ['pipelined'] : []),
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
     ...(t.fences ? ['fences'] : []),
+    ...(t.pairs ? ['pairs'] : []),
     ops.name,
   ].join(' ');
   return {
@@ -173,9 +176,10 @@ class KernelBody {
     this.#ops = ops;
     this.#contiguous = kernel !== 'vertical_slash';
     this.#strips = range(tiling.strips);
-    this.#rowMatrices = range(STRIP_ROWS / shape.m);
-    this.#scoreMatrices = scoreKeys / shape.n;
-    this.#outputMatrices = headDim / shape.n;
+    const shares = tiling.pairs ? 2 : 1;
+    this.#rowMatrices = range((shares * STRIP_ROWS) / shape.m);
+    this.#scoreMatrices = scoreKeys / shares / shape.n;
+    this.#outputMatrices = headDim / shares / shape.n;
     this.#depth = headDim / shape.k;
     this.#keyDepth = scoreKeys / shape.k;
     this.#width = Math.min(16, scoreKeys / 2);
@@ -199,6 +203,13 @@ class KernelBody {
     return `strip_${strip}${rows > 0 ? ` + ${rows}u * S_STRIDE` : ''}${words === 0 ? '' : ` + ${wgsl(words)}`}`;
   }
 
+  /** Where this subgroup's scores go: as {@link #at}, or this side's columns of the pair's rows. */
+  #scoresAt(strip: number, matrix: number, words: Index): string {
+    return this.#t.pairs
+      ? `own_scores + ${matrix * this.#t.shape.m}u * S_STRIDE + ${wgsl(words)}`
+      : this.#at(strip, matrix, words);
+  }
+
   main(): string {
     const t = this.#t;
     const buffers = t.staging === 'double' ? 2 : 1;
@@ -209,6 +220,12 @@ class KernelBody {
       '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
       'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
+      t.pairs
+        ? `// Probabilities (f16) of each pair of subgroups; what each row of output is multiplied by; whose maxima rose.
+var<workgroup> p_tile: array<vec4<u32>, BLOCK_M * P_STRIDE>;
+var<workgroup> row_scale: array<f32, BLOCK_M>;
+var<workgroup> rises: array<u32, SUBGROUPS>;`
+        : '',
       this.#contiguous ? '' : '// Keys of the last few tiles.\nvar<workgroup> tile_keys: array<u32, KEY_RING * BLOCK_N>;',
       '',
       '@compute @workgroup_size(THREADS)',
@@ -232,12 +249,19 @@ let s_row_${s} = strip_${s} + strip_row * S_STRIDE;
 var m_${s} = M_START;
 var l_${s} = 0.0;`,
       ),
-      registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
+      t.pairs
+        ? `// This subgroup and its neighbour share the 32 rows from pair_row on; this one has the keys and columns of its side.
+let side = subgroup % 2u;
+let pair_row = subgroup / 2u * ${2 * STRIP_ROWS}u;
+let pair_strip = pair_row * S_STRIDE;
+let own_scores = pair_strip + side * ${t.keys / 8}u;`
+        : '',
+      t.pairs ? this.#pairQueries() : registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
       this.#rows().map(({ id }) => this.#ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
       'let tiles = tile_count(entry, row0);',
       'if (tiles == 0u) {\n  return;\n}', // FlexPrefill: another kernel writes this head's rows.
-      this.#loop(),
-      this.#epilogue(),
+      t.pairs ? this.#pairLoop() : this.#loop(),
+      t.pairs ? this.#pairEpilogue() : this.#epilogue(),
       '}',
     );
     return indent(body);
@@ -490,7 +514,8 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
 
   /** S = Q K^T for the keys from `key` on, into s_<rows>. */
   #scores(buffer: string, key: string, declare = true): string {
-    const { shape, queries, strips } = this.#t;
+    const { shape, queries, strips, pairs, keys } = this.#t;
+    const firstKey = pairs ? `side * ${keys / 2}u` : key;
     const ops = this.#ops;
     const rows = this.#rows();
     const rowOf = (strip: number, matrix: number): string =>
@@ -513,7 +538,7 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           }),
           ops.each('n', this.#scoreMatrices, (n) =>
             text(
-              `let right = ${ops.load('Right', 'k_tile', `${buffer}(${key} + ${wgsl(times(n, shape.n))}) * KV_STRIDE + ${wgsl(word)}`, 'KV_STRIDE', 'col_major')};`,
+              `let right = ${ops.load('Right', 'k_tile', `${buffer}(${firstKey} + ${wgsl(times(n, shape.n))}) * KV_STRIDE + ${wgsl(word)}`, 'KV_STRIDE', 'col_major')};`,
               rows.map(({ id }) => ops.set(`s_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`s_${id}`, n)))),
             ),
           ),
@@ -528,7 +553,7 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
       ops.sync(),
       this.#rows().map(({ strip, matrix, id }) =>
         ops.each('n', this.#scoreMatrices, (n) =>
-          ops.store('s_tile', this.#at(strip, matrix, times(n, this.#t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
+          ops.store('s_tile', this.#scoresAt(strip, matrix, times(n, this.#t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
         ),
       ),
       ops.sync(),
@@ -568,9 +593,7 @@ let position = params.q_offset + row_${s};`,
         `let own_max_${s} = max_of(top_${s});`,
         `let m_new_${s} = max(m_${s}, scale * ${this.#ops.pairMax(`own_max_${s}`)});`,
         this.#ops.any(`rises_${s}`, `m_new_${s} > m_${s} + MAX_RISE`),
-        `if (rises_${s}) {`,
-        this.#rescale(s),
-        '}',
+        this.#t.pairs ? this.#announceRescale() : text(`if (rises_${s}) {`, this.#rescale(s), '}'),
       );
     const exponentials = (s: number): string =>
       text(
@@ -579,11 +602,12 @@ let position = params.q_offset + row_${s};`,
           each.map((e) => x(s, e)),
           (a, b) => `(${a} + ${b})`,
         )});`,
-        inPlace ? '' : this.#ops.sync(),
+        inPlace || this.#t.pairs ? '' : this.#ops.sync(),
         this.#groups.flatMap((g) =>
           range(words / 2).map((u) => {
             const at = inPlace ? this.#scoreWord(g, u) : 'half';
-            return `s_tile[s_row_${s} + ${at}] = pack_halves(${x(s, { g, j: 2 * u })}, ${x(s, { g, j: 2 * u + 1 })});`;
+            const to = this.#t.pairs ? `p_tile[p_row + ${this.#probabilityWord(g, u)}]` : `s_tile[s_row_${s} + ${at}]`;
+            return `${to} = pack_halves(${x(s, { g, j: 2 * u })}, ${x(s, { g, j: 2 * u + 1 })});`;
           }),
         ),
       );
@@ -593,7 +617,7 @@ let position = params.q_offset + row_${s};`,
       between
         ? text(this.#strips.map(maxima), between, this.#strips.map(exponentials))
         : this.#strips.map((s) => text('{', maxima(s), exponentials(s), '}')),
-      this.#ops.sync(),
+      this.#t.pairs ? '' : this.#ops.sync(),
     );
   }
 
@@ -682,7 +706,8 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 
   /** O += P V for the keys from `key` on. */
   #output(buffer: string, key: string): string {
-    const { shape } = this.#t;
+    const { shape, pairs } = this.#t;
+    const firstColumn = pairs ? `side * ${this.#d / 16}u + ` : '';
     const ops = this.#ops;
     const rows = this.#rows();
     return text(
@@ -695,17 +720,196 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
           '{',
           rows.map(
             ({ strip, matrix, id }) =>
-              `let left_${id} = ${ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')};`,
+              `let left_${id} = ${
+                pairs
+                  ? ops.load(
+                      'Left',
+                      'p_tile',
+                      `(pair_row + ${matrix * shape.m}u) * P_STRIDE + ${first / 8}u`,
+                      'P_STRIDE',
+                      'row_major',
+                    )
+                  : ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')
+              };`,
           ),
           ops.each('n', this.#outputMatrices, (n) =>
             text(
-              `let right = ${ops.load('Right', 'v_tile', `${buffer}(${key} + ${first}u) * KV_STRIDE + ${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
+              `let right = ${ops.load('Right', 'v_tile', `${buffer}(${key} + ${first}u) * KV_STRIDE + ${firstColumn}${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
               rows.map(({ id }) => ops.set(`o_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`o_${id}`, n)))),
             ),
           ),
           '}',
         );
       }),
+    );
+  }
+
+  // ---- two subgroups that share 32 rows
+
+  #pairQueries(): string {
+    const ops = this.#ops;
+    const { k, m } = this.#t.shape;
+    return text(
+      '// Queries pass through s_tile into registers: both subgroups of a pair need all of its rows.',
+      this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.#depth)),
+      this.#eachGroup(2 * this.#t.scoreKeys, (start, columns) =>
+        text(
+          'workgroupBarrier();',
+          `for (var i = half; i < ${columns / 8}u; i += 2u) {
+var x = vec4<u32>();
+if (row_0 < params.n_q) {
+x = load_q(q_head + row_0 * params.q_row_stride + ${wgsl(times(start, columns / 4))} + 2u * i) ^ vec4<u32>(sign_flip);
+}
+s_tile[s_row_0 + i] = x;
+}`,
+          'workgroupBarrier();',
+          this.#rows().map(({ id, matrix }) =>
+            ops.each('c', columns / k, (c) => {
+              const at = `pair_strip + ${matrix * m}u * S_STRIDE + ${wgsl(times(c, k / 8))}`;
+              return ops.set(
+                `q_${id}`,
+                plus(times(start, columns / k), c),
+                ops.load('Left', 's_tile', at, 'S_STRIDE', 'row_major'),
+              );
+            }),
+          ),
+        ),
+      ),
+      'workgroupBarrier();',
+    );
+  }
+
+  /** Word of a row of p_tile for the 8 keys u of this invocation's group g. */
+  #probabilityWord(g: number, u: number): string {
+    return `${this.#width / 8}u * (${2 * g}u + half) + ${u}u`;
+  }
+
+  /** Tells both subgroups of the pair what the rows of this one are multiplied by. */
+  #announceRescale(): string {
+    return `var alpha = 1.0;
+if (rises_0) {
+alpha = exp2(m_0 - m_new_0);
+m_0 = m_new_0;
+l_0 *= alpha;
+}
+if (half == 0u) {
+row_scale[subgroup * ${STRIP_ROWS}u + strip_row] = alpha;
+}
+if (lane == 0u) {
+rises[subgroup] = select(0u, 1u, rises_0);
+}
+let p_row = (subgroup * ${STRIP_ROWS}u + strip_row) * P_STRIDE;`;
+  }
+
+  /** Visits the output matrices with each in turn in this subgroup's part of s_tile, as f32 rows of `shape.n`. */
+  #pairOutputs(visit: (scratch: string, matrix: number, name: string, index: Index) => string): string {
+    const ops = this.#ops;
+    const { m } = this.#t.shape;
+    return text(
+      this.#rows().map(({ id, matrix }) =>
+        ops.each('n', this.#outputMatrices, (n) => {
+          const scratch = `(own_scores + ${matrix * m}u * S_STRIDE)`;
+          return text(
+            ops.store('s_tile', scratch, ops.get(`o_${id}`, n), 'S_STRIDE'),
+            ops.sync(),
+            visit(scratch, matrix, `o_${id}`, n),
+          );
+        }),
+      ),
+    );
+  }
+
+  #pairRescale(): string {
+    const ops = this.#ops;
+    const { m, n } = this.#t.shape;
+    return text(
+      ops.anyOfWorkgroup ? 'if (rises_0) {' : 'if ((rises[subgroup] | rises[subgroup ^ 1u]) != 0u) {',
+      this.#pairOutputs((scratch, matrix, name, index) =>
+        text(
+          `for (var i = lane; i < ${(m * n) / 4}u; i += ${SUBGROUP_SIZE}u) {
+let at = ${scratch} + i / ${n / 4}u * S_STRIDE + i % ${n / 4}u;
+s_tile[at] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[at]) * row_scale[pair_row + ${matrix * m}u + i / ${n / 4}u]);
+}`,
+          ops.sync(),
+          ops.set(name, index, ops.load('Result', 's_tile', scratch, 'S_STRIDE', 'row_major')),
+          ops.sync(),
+        ),
+      ),
+      '}',
+    );
+  }
+
+  #pairLoop(): string {
+    const barrier = 'workgroupBarrier();';
+    const fetchBoth = (k: string, v: string): string => text(this.#fetch('k', k), this.#fetch('v', v));
+    return text(
+      this.#publishKeys('0u'),
+      this.#publishKeysIf('1u'),
+      this.#publishKeysIf('2u'),
+      this.#contiguous ? '' : barrier,
+      text(this.#declareFetched('k'), this.#declareFetched('v')),
+      `{\n${this.#fetch('k', '0u')}\n}`,
+      this.#stage('k'),
+      `{\n${fetchBoth('1u', '0u')}\n}`,
+      barrier,
+      'for (var tile = 0u; tile < tiles; tile++) {',
+      this.#scores('', '0u'),
+      this.#rows().map(({ matrix, id }) =>
+        this.#ops.each('n', this.#scoreMatrices, (n) =>
+          this.#ops.store(
+            's_tile',
+            this.#scoresAt(0, matrix, times(n, this.#t.shape.n / 4)),
+            this.#ops.get(`s_${id}`, n),
+            'S_STRIDE',
+          ),
+        ),
+      ),
+      '// All have read this K and the V before.',
+      barrier,
+      this.#stage('k'),
+      this.#stage('v'),
+      this.#softmaxOfPair(),
+      barrier,
+      `if (tile + 1u < tiles) {\n${this.#fetch('v', '(tile + 1u)')}\n}`,
+      `if (tile + 2u < tiles) {\n${this.#fetch('k', '(tile + 2u)')}\n}`,
+      this.#publishKeysIf('(tile + 3u)'),
+      this.#pairRescale(),
+      this.#output('', '0u'),
+      '}',
+    );
+  }
+
+  /** The softmax of this subgroup's 16 rows, with `rises_0` left in scope. */
+  #softmaxOfPair(): string {
+    return this.#softmax('0u', '// The rows of each pair are rescaled once both subgroups have spoken.');
+  }
+
+  #pairEpilogue(): string {
+    const { m, n } = this.#t.shape;
+    return text(
+      `let l = ${this.#ops.pairSum('l_0')};
+if (half == 0u) {
+row_scale[subgroup * ${STRIP_ROWS}u + strip_row] = select(0.0, 1.0 / l, l > 0.0);
+}
+workgroupBarrier();`,
+      this.#pairOutputs((scratch, matrix, _, index) =>
+        text(
+          `for (var i = lane; i < ${(m * n) / 8}u; i += ${SUBGROUP_SIZE}u) {
+let row = pair_row + ${matrix * m}u + i / ${n / 8}u;
+if (row0 + row < params.n_q) {
+let at = ${scratch} + i / ${n / 8}u * S_STRIDE + 2u * (i % ${n / 8}u);
+let a = bitcast<vec4<f32>>(s_tile[at]) * row_scale[row];
+let b = bitcast<vec4<f32>>(s_tile[at + 1u]) * row_scale[row];
+let column = side * ${this.#d / 2}u + ${wgsl(times(index, n))} + 8u * (i % ${n / 8}u);
+store_o(params.o_base + entry.head * params.o_head_stride + (row0 + row) * params.o_row_stride + column / 4u, a, b);
+}
+}`,
+          this.#ops.sync(),
+        ),
+      ),
+      `if (half == 0u && row_0 < params.n_q && params.write_lse != 0u) {
+lse[params.lse_base + entry.head * params.n_q + row_0] = LN2 * (m_0 + log2(l));
+}`,
     );
   }
 

@@ -24,6 +24,12 @@ export interface MatrixTiling {
   readonly subgroups: 1 | 2 | 4 | 6 | 8 | 12 | 16;
   /** Strips of 16 query rows per subgroup: with two, each matrix of K and V that is loaded is used twice. */
   readonly strips: 1 | 2;
+  /**
+   * Two subgroups share 32 query rows: each scores them against half of the keys, does the softmax of 16 of them, and
+   * multiplies all of them with half of the columns of V, so that half as many matrices of K and V are loaded. Two barriers
+   * a tile, K one tile ahead of V as in `overlap`. Needs one strip, queries in registers, `scoreKeys === keys`.
+   */
+  readonly pairs?: boolean;
   /** Keys staged at a time (BLOCK_N). */
   readonly keys: 16 | 32 | 64 | 128;
   /** Keys whose scores are in flight at a time; divides `keys`. */
@@ -60,7 +66,12 @@ export function scoreStride(t: MatrixTiling): number {
 
 /** Tiles whose keys are known at a time, in patterns that gather. */
 export function keyRing(t: MatrixTiling): number {
-  return t.staging === 'overlap' ? 4 : 3;
+  return t.staging === 'overlap' || t.pairs ? 4 : 3;
+}
+
+/** 16-byte words of one row of probabilities, where they have memory of their own. */
+export function probabilityStride(t: MatrixTiling): number {
+  return t.keys / 8 + 1;
 }
 
 /** Bytes of workgroup memory that a tiling takes (an upper bound over the patterns). */
@@ -69,7 +80,8 @@ export function matrixWorkgroupBytes(headDim: number, t: MatrixTiling): number {
   const kv = 2 * t.keys * staged * (t.staging === 'double' ? 2 : 1);
   const scores = matrixBlockM(t) * scoreStride(t) * 16;
   const q = t.queries === 'workgroup' ? matrixBlockM(t) * staged : 0;
-  return kv + scores + q + keyRing(t) * t.keys * 4 + 16;
+  const shared = t.pairs ? matrixBlockM(t) * (probabilityStride(t) * 16 + 4) + 4 * t.subgroups : 0;
+  return kv + scores + q + shared + keyRing(t) * t.keys * 4 + 16;
 }
 
 /** 32-bit registers per invocation that a tiling keeps live, by use. An estimate: compilers add their own. */
@@ -100,7 +112,7 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
   const rows = STRIP_ROWS * t.strips;
   const perLane = (elements: number, bytes: number): number => (elements * bytes) / 4 / SUBGROUP_SIZE;
   const output = perLane(rows * headDim, 4);
-  const queries = t.queries === 'registers' ? perLane(rows * headDim, 2) : 0;
+  const queries = t.queries === 'registers' ? perLane((t.pairs ? 2 : 1) * rows * headDim, 2) : 0;
   const scores = perLane(rows * t.scoreKeys, 4);
   const vectors = (t.keys * headDim) / 8 / (t.subgroups * SUBGROUP_SIZE);
   const prefetched = {
@@ -133,6 +145,18 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
   const whole = t.staging === 'alternate' || t.staging === 'overlap';
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
+  if (t.pairs) {
+    if (
+      t.strips !== 1 ||
+      t.queries !== 'registers' ||
+      t.staging !== 'prefetch' ||
+      t.subgroups % 2 !== 0 ||
+      t.keys !== t.scoreKeys
+    )
+      return 'pairs need an even number of subgroups of one strip, queries in registers and staging "prefetch" of whole tiles';
+    if ((headDim / 2) % t.shape.n !== 0 || (t.keys / 2) % t.shape.n !== 0)
+      return `half of head size ${headDim} or of ${t.keys} keys is not whole matrices of ${t.shape.n} columns`;
+  }
   const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
   if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;

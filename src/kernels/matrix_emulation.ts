@@ -138,6 +138,7 @@ fn store_${array}(offset: u32, value: u32, stride: u32) {
     sync: () => 'workgroupBarrier();',
     pairMax: (x) => `max(${x}, neighbour(${x}))`,
     pairSum: (x) => `${x} + neighbour(${x})`,
+    anyOfWorkgroup: true,
     any: WORKGROUP_ANY.statements,
   };
 }

@@ -3,7 +3,7 @@ import type { MatrixShape } from '../device/subgroup_matrix.js';
 import type { MatrixTiling } from './matrix_config.js';
 
 /** A workgroup array of `vec4<u32>` that matrices are loaded from. */
-export type TileArray = 'q_tile' | 'k_tile' | 'v_tile' | 's_tile' | 'tile';
+export type TileArray = 'q_tile' | 'k_tile' | 'v_tile' | 's_tile' | 'p_tile' | 'tile';
 
 /** A position in a list of matrices: known when the text is written, or a WGSL expression in a loop. */
 export type Index = number | string;
@@ -66,6 +66,8 @@ export interface MatrixOps {
   pairSum(x: string): string;
   /** Statements that declare `name`: whether the condition holds for any invocation of the subgroup, or of the workgroup. */
   any(name: string, condition: string): string;
+  /** Whether `any` speaks of the whole workgroup. */
+  readonly anyOfWorkgroup: boolean;
 }
 
 /** Statements of {@link MatrixOps.any} for the whole workgroup, and the declaration that they need. */
@@ -112,6 +114,7 @@ export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): Matri
     sync: () => (barrier ? 'workgroupBarrier();' : ''),
     pairMax: (x) => `max(${x}, subgroupShuffleXor(${x}, 1u))`,
     pairSum: (x) => `${x} + subgroupShuffleXor(${x}, 1u)`,
+    anyOfWorkgroup: barrier,
     any: (name, condition) => (barrier ? WORKGROUP_ANY.statements(name, condition) : `let ${name} = subgroupAny(${condition});`),
   };
 }

@@ -58,8 +58,8 @@ export const GEMV_ROWS = 4;
 /** Columns of weights come in groups of this many. */
 export const COLUMN_MULTIPLE = 32;
 
-/** Groups of 8 weights that a thread of the matrix-vector kernel reads at a time: those that share words and scales. */
-const GEMV_GROUPS: Readonly<Record<WeightType, 1 | 4>> = { f32: 1, f16: 1, q8_0: 1, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 4 };
+/** Groups of 8 weights that a thread of the matrix-vector kernel reads at a time: a block of 32, or 32 bytes and more. */
+const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = { f32: 2, f16: 2, q8_0: 4, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 4 };
 
 const GEMV = { TX: 32, TY: 4, ROWS_W: 2 } as const;
 

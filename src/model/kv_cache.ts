@@ -31,7 +31,8 @@ export class KvCache {
       const name = binding - 512 < size ? 'maxStorageBufferBindingSize' : 'maxBufferSize';
       throw limitExceeded(`the cache of one head for contextLength ${capacity}`, head, name, Math.min(binding, size));
     }
-    const perGroup = Math.min(numKvHeads, Math.floor(limit / head));
+    // As few groups as there can be, of about the same size.
+    const perGroup = Math.ceil(numKvHeads / Math.ceil(numKvHeads / Math.floor(limit / head)));
     this.capacity = capacity;
     this.bytes = 2 * layers * numKvHeads * head;
     this.layers = Array.from({ length: layers }, (_, layer) =>

@@ -22,7 +22,7 @@ function words(...values: readonly (number | { readonly f32: number })[]): Uint3
 }
 
 /** The bits of an f32. */
-export function bits(x: number): number {
+function bits(x: number): number {
   return new Uint32Array(new Float32Array([x]).buffer)[0] ?? 0;
 }
 

@@ -2,7 +2,6 @@ import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
 import { BufferPool, type MemoryReport } from '../device/pool.js';
 import { type DeviceProfile, profileDevice, type Tier } from '../device/profile.js';
 import { Recorder, type Step } from '../device/recorder.js';
-import { matrixShapes } from '../device/subgroup_matrix.js';
 import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
 import { BYTES } from '../kernels/tensor.js';
 import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
@@ -52,7 +51,7 @@ export interface LanguageModelOptions {
   readonly patternOptions?: LayerPatternOptions;
   /** Chunks whose last token is at a position before this one attend densely. Default 4096. */
   readonly denseBelow?: number;
-  /** Matrix products on subgroup matrices (tensor cores): a tiling, or true for the first that fits. Default false. */
+  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default true. */
   readonly matrixProducts?: boolean | MatrixGemmTiling;
   /** Options of the attention. */
   readonly attention?: Omit<SparsePrefillOptions, 'tier'>;
@@ -78,6 +77,8 @@ export interface ModelPrefillOptions {
   readonly onLogits?: (first: number, logits: Float32Array) => void;
   /** Compute the log-probability of every token after the first one: what perplexity is made of. */
   readonly logProbs?: boolean;
+  /** What heads attend to in this call, instead of the model's own patterns. */
+  readonly patterns?: ModelPatterns;
   /** Measure GPU time (needs `timestamp-query`; silently absent from the result otherwise). */
   readonly timestamps?: boolean;
   /** Tokens that will follow, for models whose rotary frequencies depend on the length of the whole. */
@@ -109,8 +110,9 @@ export interface GenerateOptions extends SamplingOptions {
 export interface ModelMemory {
   readonly weights: number;
   readonly cache: number;
-  /** Activations between kernels. */
+  /** Activations between the kernels of a prefill, and of a decoding step. */
   readonly activations: MemoryReport;
+  readonly decoding: MemoryReport;
   /** Sparse indices and what building them takes. */
   readonly attention: MemoryReport;
 }
@@ -122,6 +124,9 @@ const DEFAULT_CONTEXT = 8192;
 const LAYERS_IN_FLIGHT = 3;
 /** Bytes of logits that are made at a time when all are asked for. */
 const LOGITS_BYTES = 2 ** 26;
+
+/** `[layer][head]` */
+type LayerPatterns = readonly (readonly HeadPattern[])[];
 
 /** Where a chunk of a prompt runs. */
 interface Chunk {
@@ -158,7 +163,7 @@ export class LanguageModel {
   readonly #weights: ModelWeights;
   readonly #cache: KvCache;
   readonly #attention: SparsePrefill;
-  readonly #patterns: readonly (readonly HeadPattern[])[];
+  readonly #patterns: LayerPatterns;
   readonly #denseBelow: number;
   readonly #chunkSize: number;
   readonly #pipelines: PipelineCache;
@@ -190,7 +195,7 @@ export class LanguageModel {
   static async load(device: GPUDevice, model: LoadedModel, options: LanguageModelOptions = {}): Promise<LanguageModel> {
     const { config } = model;
     const profile = profileDevice(device, options.tier);
-    const settings = resolveOptions(device, profile, config, options);
+    const settings = resolveOptions(profile, config, options);
     options.signal?.throwIfAborted();
     const { onProgress } = options;
     const weights = await uploadWeights(device, profile, model, {
@@ -346,6 +351,7 @@ export class LanguageModel {
       weights: this.#weights.bytes,
       cache: this.#cache.bytes,
       activations: this.#pool.report(),
+      decoding: this.#decodePool.report(),
       attention: this.#attention.memory().record,
     };
   }
@@ -401,6 +407,7 @@ export class LanguageModel {
   async #prefill(given: readonly number[], options: ModelPrefillOptions): Promise<ModelPrefillResult> {
     const { signal, onProgress, onLogits, logProbs, timestamps, expectedTokens = 0 } = options;
     signal?.throwIfAborted();
+    const patterns = options.patterns ? modelPatterns(this.config, options.patterns) : this.#patterns;
     const tokens = this.#pending === undefined ? given : [this.#pending, ...given];
     // Callers count from their own first token.
     const skipped = tokens.length - given.length;
@@ -421,7 +428,7 @@ export class LanguageModel {
               totalTokens: tokens.length,
             });
           const x = rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4);
-          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report });
+          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns });
           if (onLogits || logProbs) {
             const visit =
               onLogits && ((row: number, logits: Float32Array) => this.#visit(onLogits, chunk.first + row - skipped, logits));
@@ -489,20 +496,29 @@ export class LanguageModel {
       readonly signal: AbortSignal | undefined;
       readonly timers: Timers | undefined;
       readonly report: (layer: number) => void;
+      readonly patterns: LayerPatterns;
     },
   ): Promise<void> {
-    const { signal, timers, report } = options;
+    const { signal, timers, report, patterns } = options;
     const ids = rec.workspace('tokens', chunk.rows * 4);
     this.device.queue.writeBuffer(ids, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
     this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
     const inFlight: Promise<void>[] = [];
     try {
-      for (const [index, layer] of this.#weights.layers.entries()) {
+      for (let index = 0; index < this.config.layers; index++) {
         signal?.throwIfAborted();
         if (inFlight.length >= LAYERS_IN_FLIGHT) await inFlight.shift();
         const submitted = this.#submit((encoder) => {
           if (index === 0) recordEmbedding(rec, this.#weights.embedding, ids, chunk.rows, x);
-          this.#recordLayer(rec, encoder, layer, index, chunk, x, timers);
+          this.#recordLayer(
+            rec,
+            encoder,
+            index,
+            chunk,
+            x,
+            this.#patternsAt(patterns[index], chunk.position + chunk.rows),
+            timers,
+          );
         });
         inFlight.push(submitted.then(() => report(index + 1)));
       }
@@ -517,13 +533,14 @@ export class LanguageModel {
   #recordLayer(
     rec: Recorder,
     encoder: GPUCommandEncoder,
-    layer: LayerWeights,
     index: number,
     chunk: Chunk,
     x: GPUBuffer,
+    patterns: readonly HeadPattern[],
     timers: Timers | undefined,
   ): void {
     const { config } = this;
+    const layer = this.#weights.layers[index] as LayerWeights;
     const { rows, position } = chunk;
     const { headDim, numHeads, numKvHeads } = config;
     const bytes = BYTES[this.#kernels.activation];
@@ -532,7 +549,6 @@ export class LanguageModel {
 
     const o = rec.workspace('attention output', rows * numHeads * headDim * bytes);
     const group = numHeads / numKvHeads;
-    const patterns = this.#patternsAt(index, position + rows);
     for (const { kvStart, kvCount, k, v } of this.#cache.layers[index] ?? []) {
       const offset = kvStart * group * headDim * bytes;
       const cache = { headStride: this.contextLength * headDim, rowStride: headDim };
@@ -602,13 +618,13 @@ export class LanguageModel {
     rec.release(inner);
   }
 
-  /** What the heads of a layer attend to in a chunk that ends before position `end`. */
-  #patternsAt(layer: number, end: number): readonly HeadPattern[] {
+  /** What the heads of a layer with these patterns attend to in a chunk that ends before position `end`. */
+  #patternsAt(own: readonly HeadPattern[] | undefined, end: number): readonly HeadPattern[] {
     const { numHeads, slidingWindow } = this.config;
     const all = (pattern: HeadPattern): HeadPattern[] => new Array<HeadPattern>(numHeads).fill(pattern);
     if (slidingWindow !== undefined && end > slidingWindow)
       return all({ kind: 'a_shape', initSize: 0, localSize: slidingWindow });
-    return end < this.#denseBelow ? all({ kind: 'dense' }) : (this.#patterns[layer] ?? all({ kind: 'dense' }));
+    return own && end >= this.#denseBelow ? own : all({ kind: 'dense' });
   }
 
   /** Logits of one row of the residual stream, into the model's own buffer. */
@@ -831,10 +847,10 @@ interface Settings {
   readonly contextLength: number;
   readonly chunkSize: number;
   readonly denseBelow: number;
-  readonly patterns: readonly (readonly HeadPattern[])[];
+  readonly patterns: LayerPatterns;
 }
 
-function resolveOptions(device: GPUDevice, profile: DeviceProfile, config: ModelConfig, options: LanguageModelOptions): Settings {
+function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: LanguageModelOptions): Settings {
   const { contextLength = Math.min(config.contextLength, DEFAULT_CONTEXT), chunkSize = 2048, denseBelow = 4096 } = options;
   checkInteger('options.contextLength', contextLength, 1, 2 ** 26);
   checkInteger('options.chunkSize', chunkSize, 1, 65535);
@@ -855,44 +871,47 @@ function resolveOptions(device: GPUDevice, profile: DeviceProfile, config: Model
     );
   }
   return {
-    kernels: { profile, activation, matrix: matrixTiling(device, profile, options.matrixProducts) },
+    kernels: { profile, activation, matrix: matrixTiling(profile, options.matrixProducts) },
     contextLength,
     chunkSize: Math.min(chunkSize, most),
     denseBelow,
-    patterns: Array.from({ length: config.layers }, (_, layer) => layerPatterns(config, layer, options)),
+    patterns: modelPatterns(config, options.patterns, options.patternOptions),
   };
 }
 
 function matrixTiling(
-  device: GPUDevice,
   profile: DeviceProfile,
-  wanted: LanguageModelOptions['matrixProducts'] = false,
+  wanted: LanguageModelOptions['matrixProducts'] = true,
 ): MatrixGemmTiling | undefined {
-  if (!wanted) return undefined;
-  const shapes = matrixShapes(device);
-  if (wanted === true) return chooseGemmTiling(shapes, profile.limits);
+  const shapes = profile.matrix?.shapes ?? [];
+  if (typeof wanted === 'boolean') return wanted ? chooseGemmTiling(shapes, profile.limits) : undefined;
   const { m, n, k } = wanted.shape;
   const known = shapes.some((s) => s.m === m && s.n === n && s.k === k);
   if (!known || !gemmTilingFits(wanted, profile.limits)) {
-    throw invalidArgument('options.matrixProducts', wanted, 'a tiling that this device can run, true, false');
+    throw invalidArgument('options.matrixProducts', wanted, 'a tiling that this device can run in the matrix tier, true, false');
   }
   return wanted;
 }
 
-function layerPatterns(config: ModelConfig, layer: number, options: LanguageModelOptions): readonly HeadPattern[] {
-  const { patterns = { kind: 'dense' } } = options;
+function modelPatterns(
+  config: ModelConfig,
+  patterns: ModelPatterns = { kind: 'dense' },
+  options: LayerPatternOptions = {},
+): LayerPatterns {
+  const { layers, numHeads } = config;
   const all = (pattern: HeadPattern): HeadPattern[] =>
-    new Array<HeadPattern>(config.numHeads).fill(resolvePattern('options.patterns', pattern));
-  if (typeof patterns === 'function') {
-    const own = patterns(layer);
-    if (!Array.isArray(own)) return all(own as HeadPattern);
-    if (own.length !== config.numHeads) {
-      throw invalidArgument(`options.patterns(${layer})`, own, `one pattern, or ${config.numHeads} (config.numHeads)`);
+    new Array<HeadPattern>(numHeads).fill(resolvePattern('options.patterns', pattern));
+  return Array.from({ length: layers }, (_, layer) => {
+    if (typeof patterns === 'function') {
+      const own = patterns(layer);
+      if (!Array.isArray(own)) return all(own as HeadPattern);
+      if (own.length !== numHeads) {
+        throw invalidArgument(`options.patterns(${layer})`, own, `one pattern, or ${numHeads} (config.numHeads)`);
+      }
+      return own.map((pattern: HeadPattern, head) => resolvePattern(`options.patterns(${layer})[${head}]`, pattern));
     }
-    return own.map((pattern: HeadPattern, head) => resolvePattern(`options.patterns(${layer})[${head}]`, pattern));
-  }
-  if ('kind' in patterns) return all(patterns);
-  return patternsForLayer(patterns, layer, { ...options.patternOptions, numHeads: config.numHeads });
+    return 'kind' in patterns ? all(patterns) : patternsForLayer(patterns, layer, { ...options, numHeads });
+  });
 }
 
 function contextOverflow(argument: string, value: number, room: number): MinferenceError {

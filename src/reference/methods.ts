@@ -16,6 +16,7 @@ import {
   poolBlocks,
   queryOffsetOf,
   scaleOf,
+  topK,
   type Visibility,
   verticalSlashScores,
 } from './oracle.js';
@@ -234,8 +235,14 @@ export function flexPrefillProblem(
     const visible = queryOffsetOf(input) + input.queries;
     const forced = new Set(Array.from({ length: Math.min(BLOCK, visible) }, (_, i) => i));
     const { vertical, slash } = verticalSlashScores(input, head);
-    const bounds = (scores: Numbers) => selectionBounds(scores.subarray(0, visible), gamma, forced, Math.min(minBudget, visible));
-    return selectionProblem('columns', [...index.columns], bounds(vertical)) ?? runsProblem(index.runs, bounds(slash));
+    const least = Math.min(minBudget, visible);
+    const columns = selectionBounds(vertical.subarray(0, visible), gamma, forced, least);
+    const slashes = slash.subarray(0, visible);
+    const count = (share: number): number => cumulativeSelection(slashes, share, forced, least).length;
+    return (
+      selectionProblem('columns', [...index.columns], columns) ??
+      slashBlocksProblem(index.runs, slashes, count(gamma - TIE), count(gamma + TIE))
+    );
   }
   if (index.kind !== 'block_sparse') return `an index of kind ${index.kind}`;
   if (distance > tau + 1e-3) return `query-aware, although the distance is ${distance}, above ${tau}`;
@@ -248,27 +255,27 @@ export function flexPrefillProblem(
   return selectionProblem('blocks (row block * key blocks + key block)', kept, bounds);
 }
 
-/** Runs do not tell which diagonals within them are kept: they must hold all that must be, and begin and end at such that may. */
-function runsProblem(
-  runs: Uint32Array,
-  { must, may }: { readonly must: ReadonlySet<number>; readonly may: ReadonlySet<number> },
-): string | undefined {
-  const covered = new Set<number>();
+/** What is wrong with runs of whole blocks of diagonals, of which there may be as many as hold from `few` to `many`. */
+function slashBlocksProblem(runs: Uint32Array, slash: Float64Array, few: number, many: number): string | undefined {
+  const kept: number[] = [];
   for (let r = 0; r < runs.length; r += 2) {
     const lo = runs[r] as number;
     const hi = runs[r + 1] as number;
-    if (r > 0 && lo - (runs[r - 1] as number) <= BLOCK) return `run ${lo}..${hi} is out of order or too near to the one before`;
-    if (!may.has(lo) || !may.has(hi)) return `run ${lo}..${hi} begins or ends at a diagonal whose score is too low`;
-    let previous = lo;
-    for (let s = lo; s <= hi; s++) {
-      covered.add(s);
-      if (!may.has(s)) continue;
-      if (s - previous > BLOCK) return `run ${lo}..${hi} has a gap at ${previous}..${s}`;
-      previous = s;
-    }
+    if (lo % BLOCK !== 0 || hi < lo || ((hi + 1) % BLOCK !== 0 && hi + 1 !== slash.length))
+      return `run ${lo}..${hi} is not whole blocks`;
+    if (r > 0 && lo <= (runs[r - 1] as number) + 1) return `run ${lo}..${hi} is out of order or joins the one before`;
+    for (let b = lo / BLOCK; b * BLOCK <= hi; b++) kept.push(b);
   }
-  const missed = [...must].find((s) => !covered.has(s));
-  return missed === undefined ? undefined : `diagonal ${missed} is left out`;
+  const sums = blockSums(slash);
+  const least = (blocks: readonly number[]): number =>
+    blocks.reduce((a, b) => (b === 0 ? a : Math.min(a, sums[b] as number)), Number.POSITIVE_INFINITY);
+  const lowest = bestSlashBlocks(slash, few);
+  const highest = bestSlashBlocks(slash, many);
+  const must = lowest.filter((b) => b === 0 || (sums[b] as number) > least(lowest) * (1 + TIE) + 1e-30);
+  const may = Array.from(sums, (_x, b) => b).filter((b) => b === 0 || (sums[b] as number) >= least(highest) * (1 - TIE) - 1e-30);
+  if (kept.length < lowest.length || kept.length > highest.length)
+    return `${kept.length} blocks of diagonals, expected ${lowest.length} to ${highest.length}`;
+  return selectionProblem('blocks of diagonals', kept, { must: new Set(must), may: new Set(may) });
 }
 
 /** Key blocks that each row block of a query-aware head keeps whatever they score: block 0, the diagonal, the nearest `minBudget` keys. */
@@ -278,6 +285,22 @@ export function flexPrefillForcedBlocks(shape: AttentionShape, block: number, mi
   return new Set([0, ...Array.from({ length: Math.floor(last / BLOCK) - nearest + 1 }, (_, i) => nearest + i)]);
 }
 
+/** Sums over blocks of 64. */
+function blockSums(scores: Numbers): Float64Array {
+  const sums = new Float64Array(Math.ceil(scores.length / BLOCK));
+  scores.forEach((x: number, i: number) => {
+    sums[Math.floor(i / BLOCK)] = (sums[Math.floor(i / BLOCK)] as number) + x;
+  });
+  return sums;
+}
+
+/** The best blocks of 64 neighbouring diagonals that hold as many as `count`, ascending; the nearest always among them. */
+export function bestSlashBlocks(slash: Float64Array, count: number): number[] {
+  const sums = blockSums(slash);
+  sums[0] = Number.POSITIVE_INFINITY;
+  return topK(sums, Math.min(Math.ceil(count / BLOCK), sums.length));
+}
+
 /** What FlexPrefill keeps of one head. */
 export type FlexPrefillIndex = { readonly distance: number } & (
   | { readonly kind: 'vertical_slash'; readonly columns: readonly number[]; readonly slashes: readonly number[] }
@@ -285,8 +308,9 @@ export type FlexPrefillIndex = { readonly distance: number } & (
 );
 
 /**
- * FlexPrefill's index of one head (arXiv 2502.20766, algorithms 1 to 4). Vertical-slash heads keep the first 64 columns and
- * the nearest 64 diagonals, and the fewest others that hold `gamma`; query-aware heads keep the forced blocks of each row block
+ * FlexPrefill's index of one head (arXiv 2502.20766, algorithms 1 to 4). Vertical-slash heads keep the first 64 columns, and the
+ * fewest others that hold `gamma`; and as many diagonals as that takes, but in whole blocks of 64, as its authors'
+ * implementation does; query-aware heads keep the forced blocks of each row block
  * and the fewest others that hold `gamma` of all row blocks together.
  */
 export function flexPrefillIndex(input: AttentionInput, head: number, budgets: FlexPrefillBudgets): FlexPrefillIndex {
@@ -297,11 +321,14 @@ export function flexPrefillIndex(input: AttentionInput, head: number, budgets: F
     const forced = new Set(Array.from({ length: Math.min(BLOCK, visible) }, (_, i) => i));
     const { vertical, slash } = verticalSlashScores(input, head);
     const least = Math.min(minBudget, visible);
+    const slashes = cumulativeSelection(slash.subarray(0, visible), gamma, forced, least);
     return {
       kind: 'vertical_slash',
       distance,
       columns: cumulativeSelection(vertical.subarray(0, visible), gamma, forced, least),
-      slashes: cumulativeSelection(slash.subarray(0, visible), gamma, forced, least),
+      slashes: bestSlashBlocks(slash.subarray(0, visible), slashes.length).flatMap((b) =>
+        Array.from({ length: Math.min(BLOCK, visible - b * BLOCK) }, (_, i) => b * BLOCK + i),
+      ),
     };
   }
   const scores = flexPrefillBlockScores(input, head);
@@ -320,25 +347,4 @@ export function flexPrefillIndex(input: AttentionInput, head: number, budgets: F
 export function forcedBlocks(shape: AttentionShape, block: number): Set<number> {
   const { first, last } = blockPositions(shape, block);
   return new Set([0, Math.floor(first / BLOCK), Math.floor(last / BLOCK)]);
-}
-
-/** The fewest key blocks, ascending, that hold `threshold` of each row block's score, the forced ones among them. */
-export function xAttentionIndex(
-  shape: AttentionShape,
-  { rowBlocks, keyBlocks, scores }: XAttentionScores,
-  threshold: number,
-): number[][] {
-  return Array.from({ length: rowBlocks }, (_, b) => {
-    const row = scores.subarray(b * keyBlocks, (b + 1) * keyBlocks);
-    const kept = forcedBlocks(shape, b);
-    const total = row.reduce((a, x) => a + x, 0);
-    let sum = [...kept].reduce((a, c) => a + (row[c] as number), 0);
-    const others = Array.from(row, (_x, c) => c).filter((c) => !kept.has(c) && (row[c] as number) > 0);
-    for (const c of others.sort((a, d) => (row[d] as number) - (row[a] as number) || a - d)) {
-      if (sum >= threshold * total) break;
-      kept.add(c);
-      sum += row[c] as number;
-    }
-    return [...kept].sort((a, d) => a - d);
-  });
 }

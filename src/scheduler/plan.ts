@@ -10,7 +10,14 @@ import { chooseKernel } from '../kernels/choose.js';
 import { storageFormat } from '../kernels/shader_text.js';
 import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
-import type { BlockSparsePattern, FlexPrefillPattern, HeadPattern, StaticPattern, VerticalSlashPattern, XAttentionPattern } from './types.js';
+import type {
+  BlockSparsePattern,
+  FlexPrefillPattern,
+  HeadPattern,
+  StaticPattern,
+  VerticalSlashPattern,
+  XAttentionPattern,
+} from './types.js';
 import type { ResolvedLayer } from './validate.js';
 
 /** What the plan needs beside the layer. */

@@ -82,8 +82,8 @@ export interface XAttentionPattern {
 /**
  * FlexPrefill (arXiv 2502.20766): each head gets its pattern and its budget from the input itself, on the GPU. The attention
  * of the last 64 queries, pooled over key blocks, is compared with what pooled queries and keys say of it. Where they
- * agree, the head keeps the blocks of 64 x 64 with the highest pooled scores; else columns and diagonals, as
- * vertical-slash does. Either way it keeps the fewest that hold `gamma` of the estimated attention.
+ * agree, the head keeps the blocks of 64 x 64 with the highest pooled scores; else columns and blocks of
+ * diagonals, as vertical-slash does. Either way it keeps as few as hold `gamma` of the estimated attention.
  */
 export interface FlexPrefillPattern {
   readonly kind: 'flex_prefill';

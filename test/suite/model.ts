@@ -36,6 +36,7 @@ import {
 } from '../../src/reference/oracle.js';
 import { dequantize, quantize } from '../../src/reference/quant.js';
 import type { Random } from '../../src/reference/random.js';
+import type { HeadPattern } from '../../src/scheduler/types.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
 import { readBuffer, recorderOf, roundToF16, submit } from './tensors.js';
 
@@ -748,7 +749,9 @@ const wholeCases: SuiteCase[] = [
       assert(fraction === 1, 'all weights are reported');
       const tokens = ids(random, 70);
       const expected = modelLogits(oracle, tokens);
-      const { logProbs } = await model.prefill(tokens, { logProbs: true });
+      const { logProbs, times } = await model.prefill(tokens, { logProbs: true, timestamps: true });
+      const measured = times && times.linearMs > 0 && times.attention.kernel > 0;
+      assert(!ctx.device.features.has('timestamp-query') || measured === true, 'GPU times are measured');
       const wanted = tokens
         .slice(1)
         .map((t, i) => logProbability(expected.subarray(i * CONFIG.vocabSize, (i + 1) * CONFIG.vocabSize), t));
@@ -779,6 +782,16 @@ const wholeCases: SuiteCase[] = [
       const visibility: OracleModel['visibility'] = (shape, layer) =>
         layer === 0 ? keysOfAShape(shape, 5, 30) : keysOfDense(shape);
       checkLogits(ctx, 'A-shape', (await allLogits(sparse, tokens)).logits, modelLogits({ ...oracle, visibility }, tokens));
+      // Budgets that leave nothing out, through every index builder.
+      sparse.reset();
+      const whole: HeadPattern[] = [
+        { kind: 'vertical_slash', verticalSize: 200, slashSize: 200 },
+        { kind: 'block_sparse', topK: 10 },
+        { kind: 'a_shape', initSize: 0, localSize: 200 },
+        { kind: 'vertical_slash', verticalSize: 0, slashSize: 200 },
+      ];
+      const everything = await allLogits(sparse, tokens, { patterns: () => whole });
+      checkLogits(ctx, 'patterns that keep everything', everything.logits, modelLogits(oracle, tokens));
       sparse.destroy();
 
       const config = { ...CONFIG, slidingWindow: 40 };
@@ -818,6 +831,9 @@ const wholeCases: SuiteCase[] = [
       );
       const without = { ...loaded, weights: new Map([...loaded.weights].filter(([name]) => name !== 'norm.weight')) };
       await rejects(LanguageModel.load(ctx.device, without, { tier }), 'file', 'norm.weight');
+      const odd = { ...(loaded.weights.get('embed.weight') as WeightTensor), type: 'bf16' as WeightType };
+      const unknown = { ...loaded, weights: new Map([...loaded.weights, ['embed.weight', odd]]) };
+      await rejects(LanguageModel.load(ctx.device, unknown, { tier }), 'unsupported', 'embed.weight');
       const model = await LanguageModel.load(ctx.device, loaded, { tier, contextLength: 80, chunkSize: 64 });
       await rejects(model.prefill(ids(random, 81)), 'limit', 'tokens.length');
       await rejects(model.prefill([]), 'invalid-argument', 'tokens');

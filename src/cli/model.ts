@@ -1,0 +1,82 @@
+import { type Command, Option } from 'commander';
+import { MinferenceError } from '../errors.js';
+import { openNodeModel } from '../model/load/node.js';
+import { LanguageModel, type LanguageModelOptions } from '../model/runtime.js';
+import type { LoadedModel, Tokenizer } from '../model/types.js';
+import type { CliContext } from './app.js';
+import { addDeviceOptions, type DeviceOptions, integer } from './device.js';
+import { formatBytes } from './format.js';
+
+/** Options of every command that runs a whole model. */
+export interface ModelOptions extends DeviceOptions {
+  readonly model: string;
+  readonly file?: string;
+  readonly chunk?: number;
+  readonly denseBelow?: number;
+}
+
+/** Adds `--model` and how it runs. */
+export function addModelOptions(command: Command): Command {
+  return addDeviceOptions(
+    command
+      .requiredOption(
+        '--model <model>',
+        'GGUF file, folder with config.json and safetensors, URL of either, or hub id (owner/name, owner/name/file.gguf)',
+      )
+      .option('--file <name>', 'GGUF file, where a folder or hub model has several')
+      .addOption(new Option('--chunk <n>', 'tokens of a prompt that run together').argParser(integer(1, 65_535)))
+      .addOption(new Option('--dense-below <n>', 'positions before it attend densely').argParser(integer(0, 2 ** 26))),
+  );
+}
+
+/** A model whose files are open, with its tokenizer. */
+export interface CliModel {
+  readonly loaded: LoadedModel;
+  readonly tokenizer: Tokenizer;
+}
+
+/** Opens the files of `--model`, downloading them if need be, and closes them afterwards. */
+export async function withModelFiles<T>(
+  context: CliContext,
+  options: ModelOptions,
+  body: (model: CliModel) => Promise<T>,
+): Promise<T> {
+  // A download reports its files one after another, while the weights are read: the bar belongs to whoever shows one then.
+  const loaded = await openNodeModel(options.model, {
+    signal: context.signal,
+    ...(options.file === undefined ? {} : { file: options.file }),
+  });
+  try {
+    const { tokenizer } = loaded;
+    if (!tokenizer) {
+      throw new MinferenceError('file', `${options.model} has no tokenizer`, { argument: '--model', value: options.model });
+    }
+    return await body({ loaded, tokenizer });
+  } finally {
+    await loaded.close();
+  }
+}
+
+/** Puts a model's weights on the device, with a progress bar. */
+export async function loadWeights(
+  context: CliContext,
+  device: GPUDevice,
+  { loaded }: CliModel,
+  options: ModelOptions,
+  settings: Pick<LanguageModelOptions, 'contextLength' | 'patterns' | 'denseBelow'>,
+): Promise<LanguageModel> {
+  const progress = context.progress('load');
+  try {
+    return await LanguageModel.load(device, loaded, {
+      ...settings,
+      tier: options.tier,
+      signal: context.signal,
+      ...(options.chunk === undefined ? {} : { chunkSize: options.chunk }),
+      ...(options.denseBelow === undefined ? {} : { denseBelow: options.denseBelow }),
+      onProgress: ({ fraction, bytes, totalBytes }) =>
+        progress.update(fraction, `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`),
+    });
+  } finally {
+    progress.stop();
+  }
+}
