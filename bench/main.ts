@@ -1,9 +1,21 @@
+import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { openNodeDevice } from '../src/device/node.js';
-import { availableTiers, type HeadPattern, profileDevice, SparsePrefill, TIERS, type Tier } from '../src/index.js';
+import {
+  availableTiers,
+  type HeadPattern,
+  profileDevice,
+  SparsePrefill,
+  type SparsePrefillOptions,
+  TIERS,
+  type Tier,
+  type TilingOverrides,
+} from '../src/index.js';
 import { measureCeilings } from './ceilings.js';
 import { deviceModel, deviceSlug } from './device_model.js';
+import { addGemmCommand } from './gemm.js';
 import { runMethods } from './methods.js';
+import { addModelCommand } from './model.js';
 import { type BenchCase, measureOurs } from './ours.js';
 import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
 import { bars, costCurve } from './plot.js';
@@ -41,6 +53,7 @@ interface Options {
   readonly peers: string;
   readonly peersFrom: number;
   readonly partSeconds: number;
+  readonly tilings?: string;
 }
 
 /** Parses a comma-separated list of names. */
@@ -62,6 +75,11 @@ function lengthsOf(text: string): [number, number][] {
   });
 }
 
+/** Tilings of the matrix tier from a file that `bench/tune` wrote. */
+export function tilingsOf({ tilings }: { readonly tilings?: string }): Pick<SparsePrefillOptions, 'tilings'> {
+  return tilings ? { tilings: { matrix: JSON.parse(readFileSync(tilings, 'utf8')) as TilingOverrides['matrix'] & object } } : {};
+}
+
 /** The cases that the options ask for. */
 function casesOf({ patterns, lengths, headDim, maxDense }: Options): BenchCase[] {
   return lengths.flatMap(([seqLen, heads]) =>
@@ -81,7 +99,12 @@ async function runOurs(device: GPUDevice, options: Options, add: (part: Partial<
   const measure = { budgetMs: options.budgetMs, repetitions: [3, 20] } as const;
   for (const tier of asked) {
     const profile = profileDevice(device, tier);
-    const prefill = new SparsePrefill(device, { tier, dispatchMs: options.dispatchMs, workspaceLimit: 2 ** 30 });
+    const prefill = new SparsePrefill(device, {
+      tier,
+      dispatchMs: options.dispatchMs,
+      workspaceLimit: 2 ** 30,
+      ...tilingsOf(options),
+    });
     for (const benchCase of casesOf(options)) {
       try {
         await add({ rows: [await measureOurs(prefill, profile, benchCase, measure, options.checkRows)] });
@@ -183,6 +206,7 @@ for (const suite of SUITES) {
     .option('--dispatch-ms <ms>', 'aimed-at longest dispatch', Number, 2000)
     .option('--check-rows <n>', 'rows checked against the oracle; 0: none', Number, 8)
     .option('--scale <x>', 'size of the ceiling measurements, 1 on a GPU', Number, 1)
+    .option('--tilings <file>', 'tilings of the matrix tier that bench/tune --best wrote')
     .option('--peers <folder>', "the peers' files", '.gpu/peers')
     .option('--peers-from <n>', 'shortest length for peers', Number, 16_384)
     .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)
@@ -196,7 +220,8 @@ program
   .option('--head-dim <n>', 'head size', Number, 128)
   .option('--lengths <list>', 'sequence lengths, each with xHEADS if not 8', lengthsOf, lengthsOf('32768,131072'))
   .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 300)
-  .action(runMethods);
+  .option('--tilings <file>', 'tilings of the matrix tier that bench/tune --best wrote')
+  .action((options) => runMethods(options, tilingsOf(options)));
 program
   .command('tilings')
   .description('dense attention with every tiling of the portable or f16 tier')
@@ -208,4 +233,6 @@ program
   .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 300)
   .option('--more <file>', 'a JSON list of tilings to time instead; what is left out is as in the best one')
   .action(runTilings);
+addGemmCommand(program);
+addModelCommand(program);
 await program.parseAsync();

@@ -6,6 +6,7 @@ import {
   profileDevice,
   RecallMeter,
   SparsePrefill,
+  type SparsePrefillOptions,
   type Stage,
   strided,
   type Tier,
@@ -69,10 +70,10 @@ interface MethodRow {
  * Times every method on one layer whose heads have different planted structure, and measures exactly what share of the
  * dense attention each keeps. All methods see the same input in the same run.
  */
-export async function runMethods(options: MethodOptions): Promise<void> {
+export async function runMethods(options: MethodOptions, tilings: Pick<SparsePrefillOptions, 'tilings'>): Promise<void> {
   const device = await openNodeDevice();
   const { headDim } = options;
-  const prefill = new SparsePrefill(device, { tier: options.tier, dispatchMs: 2000, workspaceLimit: 2 ** 30 });
+  const prefill = new SparsePrefill(device, { tier: options.tier, dispatchMs: 2000, workspaceLimit: 2 ** 30, ...tilings });
   const profile = profileDevice(device, options.tier);
   const meter = new RecallMeter(prefill);
   const dtype = profile.tier === 'portable' ? 'f32' : 'f16';

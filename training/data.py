@@ -200,7 +200,7 @@ class Filler:
     #: Where each sentence starts, and the end.
     starts: np.ndarray
 
-    def take(self, rng: np.random.Generator, cursor: int, count: int) -> tuple[list[int], int]:
+    def take(self, cursor: int, count: int) -> tuple[list[int], int]:
         """About `count` tokens of whole sentences from sentence `cursor` on, and the next sentence."""
         out: list[int] = []
         while count - len(out) > 0:
@@ -483,8 +483,10 @@ class Corpus:
         spread = rng.random() < 0.3
         self.compose(rng, row, task, chosen, 0 if dense else room - used - 24, spread)
 
-    def compose(self, rng, row: Row, task: Task, questions, space: int, spread: bool, depths=None, filler: Filler | None = None) -> None:
-        """Lays facts out in `space` tokens of filler, each question behind the facts that it needs."""
+    def compose(
+        self, rng, row: Row, task: Task, questions, space: int, spread: bool, depths=None, filler: Filler | None = None, cut: bool = False
+    ) -> None:
+        """Lays facts out in `space` tokens of filler (about; exactly if sentences may be cut), each question behind what it needs."""
         depths = rng.random(len(task.facts)) if depths is None else np.asarray(depths, float)
         for chain in task.chains:
             depths[chain] = np.sort(depths[chain])
@@ -499,14 +501,19 @@ class Corpus:
         for depth, _, _, part in events:
             target = int(min(depth, 1.0) * space)
             if target > laid:
-                ids, cursor = filler.take(rng, cursor, target - laid)
+                ids, cursor = filler.take(cursor, target - laid)
+                if cut:
+                    while len(ids) < target - laid:
+                        more, cursor = filler.take(cursor, 2 * (target - laid - len(ids)) + 50)
+                        ids += more
+                    ids = [*ids[: target - laid - 1], self.encode(".")[0]]
                 row.add(ids, TEXT)
                 laid += len(ids)
             row.seams.append(len(row))
             row.join(part)
 
     def problem(self, kind: str, rng, length: int, depth: float, filler: str = "story") -> tuple[list[int], list[int]]:
-        """A prompt of the evaluation of at most `length` tokens (at most a sentence less), and its answer."""
+        """A prompt of the evaluation of `length` tokens (or a line of codes less), and its answer."""
         # Lines of codes fill their whole text; each takes 18 tokens or a few more.
         count = max(1, (length - 80) // 19) if kind == "kv" else 1
         while True:
@@ -514,14 +521,14 @@ class Corpus:
             question, needs = task.questions[0]
             row = Row([self.bos], [TEXT])
             row.add(self.encode(f"{INTROS[kind]}\n\nText:"), TEXT)
-            space = length - len(row) - len(question) - sum(map(len, task.facts))
+            space = length - len(row) - question.classes.count(IGNORE) - sum(map(len, task.facts))
             if space >= 0:
                 break
             count -= max(1, -space // 22)
         depths = rng.random(len(task.facts))
         if kind != "variables":
             depths[needs] = depth
-        self.compose(rng, row, task, [(question, needs)], 0 if kind == "kv" else space, False, depths, getattr(self, filler))
+        self.compose(rng, row, task, [(question, needs)], 0 if kind == "kv" else space, False, depths, getattr(self, filler), cut=True)
         end = len(row.classes) - 1
         start = end
         while start > 0 and row.classes[start - 1] == ANSWER:
@@ -529,18 +536,18 @@ class Corpus:
         return row.ids[:start], row.ids[start:end]
 
     def plain(self, rng, row: Row, count: int) -> None:
-        """Adds whole sentences."""
+        """Adds `count` tokens of text from the start of a sentence on."""
         filler = self.novels if rng.random() < 0.75 else self.english
-        ids, _ = filler.take(rng, int(rng.integers(0, len(filler.starts) - 1)), count)
-        row.add(ids, TEXT)
+        begin = int(filler.starts[int(rng.integers(0, len(filler.starts) - 1))])
+        while count > 0:
+            ids = filler.ids[begin : begin + count].tolist()
+            row.add(ids, TEXT)
+            count -= len(ids)
+            begin = 0
 
     def finish(self, rng, row: Row, length: int) -> Row:
-        """Fills up with plain text and cuts."""
-        filler = self.novels if rng.random() < 0.75 else self.english
-        cursor = int(rng.integers(0, len(filler.starts) - 1))
-        while len(row) < length:
-            ids, cursor = filler.take(rng, cursor, length - len(row) + 40)
-            row.add(ids, TEXT)
+        """Fills up with plain text, or cuts."""
+        self.plain(rng, row, length - len(row))
         return Row(row.ids[:length], row.classes[:length], [s for s in row.seams if s < length])
 
 

@@ -70,6 +70,7 @@ interface Options {
   readonly rows: string;
   readonly warmMs: string;
   readonly json?: string;
+  readonly best?: string;
   readonly emulate?: boolean;
   readonly assume?: boolean;
   readonly ablate?: boolean;
@@ -94,6 +95,7 @@ function label(t: MatrixTiling): string {
     t.sync,
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
     ...(t.fences ? ['fences'] : []),
+    ...(t.pairs ? ['pairs'] : []),
   ].join(' ');
 }
 
@@ -426,6 +428,14 @@ async function main(options: Options): Promise<void> {
     (a, b) => order.indexOf(a.workload) - order.indexOf(b.workload) || (a.ms ?? Infinity) - (b.ms ?? Infinity),
   );
   console.log(table(sorted));
+  if (options.best) {
+    const best: Partial<Record<AttentionKernel, MatrixTiling>> = {};
+    for (const row of sorted) {
+      const kernel = row.workload.split(' ')[0] as AttentionKernel;
+      if (!row.failure && !best[kernel]) best[kernel] = row.tiling;
+    }
+    writeFileSync(options.best, JSON.stringify(best, null, 1));
+  }
   if (failed.size > 0) console.log(`${failed.size} variants failed`);
   save();
   device.destroy();
@@ -446,6 +456,7 @@ const program = new Command('matrix_tune')
   .option('--warm-ms <ms>', 'GPU time of the warm-up before each measurement', '500')
   .option('--rows <n>', 'rows to check of each output', '6')
   .option('--json <path>', 'write results there')
+  .option('--best <path>', 'write the fastest tiling of each kernel there, for `bench --tilings`')
   .option('--emulate', 'emulate matrices')
   .option('--ablate', 'time every tiling with one part of its work left out at a time')
   .option('--assume', 'trust --shapes instead of the list of the adapter')

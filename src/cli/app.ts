@@ -1,7 +1,9 @@
 import { Command, CommanderError } from 'commander';
 import { MinferenceError } from '../errors.js';
 import { registerConfig } from './config.js';
+import { registerEval } from './eval.js';
 import { jsonText } from './format.js';
+import { registerGenerate } from './generate.js';
 import { registerInfo } from './info.js';
 import { registerPrefill } from './prefill.js';
 import { type Progress, startProgress } from './progress.js';
@@ -23,6 +25,8 @@ export interface CliContext {
   readonly signal: AbortSignal;
   /** Writes a line for people, never to stdout. */
   readonly note: (text: string) => void;
+  /** Writes text to stdout as it comes, before the result's; nothing with `--json`. */
+  readonly write: (text: string) => void;
   /** Shows the progress of a long step until `stop()`. */
   readonly progress: (label: string) => Progress;
 }
@@ -45,6 +49,8 @@ export type RegisterCommand = (
 ) => void;
 
 const COMMANDS: readonly RegisterCommand[] = [
+  registerGenerate,
+  registerEval,
   registerPrefill,
   registerVerify,
   registerInfo,
@@ -80,6 +86,9 @@ export async function runCli(
       const context: CliContext = {
         signal,
         note: (text) => io.stderr(`${text}\n`),
+        write: (text) => {
+          if (!json) io.stdout(text);
+        },
         progress: (label) => startProgress(label, io),
       };
       const result = await run(context, options);

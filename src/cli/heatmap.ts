@@ -95,6 +95,7 @@ function runs(
   return out;
 }
 
-function escapeXml(text: string): string {
+/** Text as it is written in XML. */
+export function escapeXml(text: string): string {
   return text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 }

@@ -1,11 +1,13 @@
 import { type Command, Option } from 'commander';
 import { MinferenceError } from '../errors.js';
+import type { LoadProgress } from '../model/load/cache.js';
 import { openNodeModel } from '../model/load/node.js';
 import { LanguageModel, type LanguageModelOptions } from '../model/runtime.js';
 import type { LoadedModel, Tokenizer } from '../model/types.js';
 import type { CliContext } from './app.js';
 import { addDeviceOptions, type DeviceOptions, integer } from './device.js';
-import { formatBytes } from './format.js';
+import { formatBytes, formatPercent } from './format.js';
+import type { Progress } from './progress.js';
 
 /** Options of every command that runs a whole model. */
 export interface ModelOptions extends DeviceOptions {
@@ -33,6 +35,8 @@ export function addModelOptions(command: Command): Command {
 export interface CliModel {
   readonly loaded: LoadedModel;
   readonly tokenizer: Tokenizer;
+  /** Is told of downloads, which go on while weights are read. */
+  readonly downloads: { report: (progress: LoadProgress) => void };
 }
 
 /** Opens the files of `--model`, downloading them if need be, and closes them afterwards. */
@@ -41,17 +45,26 @@ export async function withModelFiles<T>(
   options: ModelOptions,
   body: (model: CliModel) => Promise<T>,
 ): Promise<T> {
-  // A download reports its files one after another, while the weights are read: the bar belongs to whoever shows one then.
-  const loaded = await openNodeModel(options.model, {
+  let progress: Progress | undefined;
+  const downloads: CliModel['downloads'] = {
+    report: ({ file, loaded, total }) => {
+      if (loaded === total) return;
+      progress ??= context.progress('download');
+      progress.update(loaded / total, `${file}, ${formatBytes(loaded)} of ${formatBytes(total)}`);
+    },
+  };
+  const opened = openNodeModel(options.model, {
     signal: context.signal,
     ...(options.file === undefined ? {} : { file: options.file }),
+    onProgress: (p) => downloads.report(p),
   });
+  const loaded = await opened.finally(() => progress?.stop());
   try {
     const { tokenizer } = loaded;
     if (!tokenizer) {
       throw new MinferenceError('file', `${options.model} has no tokenizer`, { argument: '--model', value: options.model });
     }
-    return await body({ loaded, tokenizer });
+    return await body({ loaded, tokenizer, downloads });
   } finally {
     await loaded.close();
   }
@@ -61,11 +74,13 @@ export async function withModelFiles<T>(
 export async function loadWeights(
   context: CliContext,
   device: GPUDevice,
-  { loaded }: CliModel,
+  { loaded, downloads }: CliModel,
   options: ModelOptions,
   settings: Pick<LanguageModelOptions, 'contextLength' | 'patterns' | 'denseBelow'>,
 ): Promise<LanguageModel> {
   const progress = context.progress('load');
+  let done = 0;
+  downloads.report = ({ file, loaded, total }) => progress.update(done, `downloading ${file}: ${formatPercent(loaded / total)}`);
   try {
     return await LanguageModel.load(device, loaded, {
       ...settings,
@@ -73,10 +88,13 @@ export async function loadWeights(
       signal: context.signal,
       ...(options.chunk === undefined ? {} : { chunkSize: options.chunk }),
       ...(options.denseBelow === undefined ? {} : { denseBelow: options.denseBelow }),
-      onProgress: ({ fraction, bytes, totalBytes }) =>
-        progress.update(fraction, `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`),
+      onProgress: ({ fraction, bytes, totalBytes }) => {
+        done = fraction;
+        progress.update(fraction, `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`);
+      },
     });
   } finally {
+    downloads.report = () => {};
     progress.stop();
   }
 }

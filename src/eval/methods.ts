@@ -21,7 +21,12 @@ const METHOD_PATTERNS: Readonly<Record<string, (seqLen: number) => HeadPattern>>
     slashSize: between(128, (3 * n) / 64, 6096),
   }),
   a_shape: (n) => ({ kind: 'a_shape', initSize: initSize(n), localSize: localSize(n) }),
-  tri_shape: (n) => ({ kind: 'tri_shape', initSize: between(64, n / 32, 128), localSize: between(128, n / 8, 3968), lastSize: 100 }),
+  tri_shape: (n) => ({
+    kind: 'tri_shape',
+    initSize: between(64, n / 32, 128),
+    localSize: between(128, n / 8, 3968),
+    lastSize: 100,
+  }),
   block_sparse: (n) => ({ kind: 'block_sparse', topK: between(4, n / 512, 100) }),
   x_attention: () => ({ kind: 'x_attention', stride: 8, threshold: 0.9 }),
   flex_prefill: (n) => ({ kind: 'flex_prefill', gamma: 0.9, tau: 0.1, minBudget: between(64, n / 16, 1024) }),

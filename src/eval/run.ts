@@ -66,7 +66,8 @@ export interface EvalRow {
 export async function evaluate(options: EvalOptions): Promise<EvalRow[]> {
   checkInteger('samples', options.samples, 1, 1e6);
   if (options.methods.length === 0) throw invalidArgument('methods', options.methods, 'at least one');
-  for (const depth of options.depths) if (!(depth >= 0 && depth <= 1)) throw invalidArgument('depths', depth, 'numbers from 0 to 1');
+  for (const depth of options.depths)
+    if (!(depth >= 0 && depth <= 1)) throw invalidArgument('depths', depth, 'numbers from 0 to 1');
   for (const seqLen of options.seqLens) checkInteger('seqLens', seqLen, 2, 2 ** 26);
   const { task } = options;
   return task === 'perplexity' ? evaluatePerplexity(options) : evaluateAnswers(options, task);

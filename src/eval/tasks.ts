@@ -62,9 +62,8 @@ function needle(random: Random, depth: number, sentences: Sentences): Problem {
   };
 }
 
-const COLOURS = 'amber black blue bronze coral crimson golden green grey ivory jade olive pink purple red silver violet white'.split(
-  ' ',
-);
+const COLOURS =
+  'amber black blue bronze coral crimson golden green grey ivory jade olive pink purple red silver violet white'.split(' ');
 const ANIMALS = 'badger bear crane deer eagle falcon fox hare heron lion otter owl raven robin seal swan tiger wolf'.split(' ');
 
 /** One of many pairs that fill the whole text. */

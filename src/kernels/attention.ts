@@ -77,14 +77,14 @@ type Shape = readonly [
 
 /**
  * Tiles and threads for a head size, best first. GPUs want many multiply-adds for each staged value that a thread reads,
- * so 8 x 8 scores and 8 x 8 outputs a thread where registers allow. Software adapters want short shaders.
+ * and registers for several workgroups a multiprocessor (bench/NOTES.md). Software adapters want short shaders.
  */
 function tileShapes(headDim: number, software: boolean): readonly Shape[] {
   // 16 threads a row are wasted on heads that have fewer columns.
   const wide: Shape[] = headDim % 64 === 0 ? [[64, 64, 16, headDim > 128 ? 16 : 8]] : [];
   if (software) return wide;
   if (headDim > 128) return [[64, 128, 16, 16], ...wide];
-  if (headDim === 128) return [[64, 128, 16, 8], [64, 64, 8, 16], ...wide];
+  if (headDim === 128) return [...wide, [64, 128, 16, 8], [64, 64, 8, 16]];
   if (headDim === 64) return [[64, 64, 8, 8], [64, 128, 16, 8], [64, 64, 8, 16], ...wide];
   return headDim === 32
     ? [
@@ -105,8 +105,16 @@ function smallShapes(headDim: number): readonly Shape[] {
   ];
 }
 
-// Dimensions of k and keys of v staged at a time: fewer barriers first.
-const CHUNKS = [
+// Dimensions of k and keys of v staged at a time. On GPUs small chunks leave room for more workgroups, which counts for
+// more than fewer barriers; on software adapters barriers cost most.
+const GPU_CHUNKS = [
+  [16, 16],
+  [32, 32],
+  [64, 64],
+  [16, 8],
+  [16, 4],
+] as const;
+const SOFTWARE_CHUNKS = [
   [64, 64],
   [64, 32],
   [32, 32],
@@ -119,14 +127,11 @@ const CHUNKS = [
 
 /**
  * The tilings of a head size that fit a device, best first: {@link chooseTiling} takes the first, benchmarks time all.
- * For each shape and each type of staged values, the largest chunks that fit, with q staged whole where that does not
- * take smaller chunks, and in chunks.
+ * For each shape and each type of staged values, the chunks that fit, q in chunks too or staged whole.
  */
 export function candidateTilings(profile: DeviceProfile, headDim: number, dtype: DType = 'f16'): AttentionTiling[] {
-  // f32 tensors are staged as f32. Converting f16 when staging costs memory; converting at each use costs NVIDIA as much
-  // as a multiply-add, and other GPUs little.
-  const both: AttentionTiling['tile'][] = /nvidia/i.test(profile.name) ? ['f32', 'f16'] : ['f16', 'f32'];
-  const tiles = profile.tier === 'portable' || dtype === 'f32' ? (['f32'] as const) : both;
+  // f32 tensors are staged as f32. Staging f16 as f32 saves conversions and costs memory.
+  const tiles = profile.tier === 'portable' || dtype === 'f32' ? (['f32'] as const) : (['f16', 'f32'] as const);
   const list = (shapes: readonly Shape[]): AttentionTiling[] =>
     shapes.flatMap((shape) => tiles.flatMap((tile) => tilingsOfShape(profile, headDim, shape, tile)));
   const best = list(tileShapes(headDim, profile.software));
@@ -145,27 +150,31 @@ function tilingsOfShape(
   const exchange = profile.tier !== 'portable' && profile.subgroups;
   const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
   const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
-  const largest = (wholeQ: boolean): AttentionTiling | undefined =>
-    CHUNKS.map(
-      ([dChunk, vChunk]): AttentionTiling => ({
-        blockM,
-        blockN,
-        threadsX,
-        threadsY,
-        laneRows,
-        wholeQ,
-        dChunk,
-        vChunk,
-        tile,
-        subgroups,
-        unroll,
-      }),
-    ).find((t) => headDim % t.dChunk === 0 && t.vChunk <= 4 * threadsX && workgroupBytes(headDim, t) <= memory);
-  const whole = largest(true);
-  const chunked = largest(false);
-  if (!chunked) return [];
-  const sameChunks = whole?.dChunk === chunked.dChunk && whole.vChunk === chunked.vChunk;
-  return [...(whole && sameChunks ? [whole] : []), ...(chunked.dChunk < headDim ? [chunked] : [])];
+  const fitting = (wholeQ: boolean): AttentionTiling[] =>
+    (unroll ? GPU_CHUNKS : SOFTWARE_CHUNKS)
+      .map(
+        ([dChunk, vChunk]): AttentionTiling => ({
+          blockM,
+          blockN,
+          threadsX,
+          threadsY,
+          laneRows,
+          wholeQ,
+          dChunk,
+          vChunk,
+          tile,
+          subgroups,
+          unroll,
+        }),
+      )
+      .filter((t) => headDim % t.dChunk === 0 && t.vChunk <= 4 * threadsX && workgroupBytes(headDim, t) <= memory);
+  const [whole] = fitting(true);
+  const chunked = fitting(false);
+  if (unroll) return [...chunked.slice(0, 3), ...(whole ? [whole] : [])];
+  const [first] = chunked;
+  if (!first) return [];
+  const sameChunks = whole?.dChunk === first.dChunk && whole.vChunk === first.vChunk;
+  return [...(whole && sameChunks ? [whole] : []), ...(first.dChunk < headDim ? [first] : [])];
 }
 
 /**

@@ -3,6 +3,7 @@ import { badInputCases } from './bad_input.js';
 import type { SuiteCase } from './context.js';
 import { indexBuilderCases } from './index_builders.js';
 import { methodCases } from './methods.js';
+import { modelCases } from './model.js';
 import { patternCases } from './patterns.js';
 import { schedulerCases } from './scheduler.js';
 import { verifyCases } from './verify.js';
@@ -15,5 +16,6 @@ export const SUITES: Readonly<Record<string, readonly SuiteCase[]>> = {
   scheduler: schedulerCases,
   methods: methodCases,
   patterns: patternCases,
+  model: modelCases,
   verify: verifyCases,
 };

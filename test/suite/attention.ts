@@ -277,19 +277,21 @@ export interface TilingCandidate {
   readonly tiling: AttentionTiling;
 }
 
-/** Every tiling that {@link candidateTilings} names for a device, for a GPU like it, and for either with 16 KiB and no subgroups. */
+/** Every tiling that {@link candidateTilings} names for a device and for a GPU like it, and what either gets with 16 KiB and no subgroups. */
 export function everyTiling(profile: DeviceProfile, headDim: number): TilingCandidate[] {
   const found = new Map<string, TilingCandidate>();
   const { maxComputeInvocationsPerWorkgroup } = profile.limits;
   const limits = { maxComputeWorkgroupStorageSize: 16384, maxComputeInvocationsPerWorkgroup } as GPUSupportedLimits;
   for (const software of new Set([profile.software, false])) {
-    for (const device of [profile, { ...profile, subgroups: false, limits }]) {
-      for (const dtype of ['f16', 'f32'] as const) {
-        for (const candidate of candidateTilings({ ...device, software }, headDim, dtype)) {
-          // Unrolled loops compile for minutes on software adapters.
-          const tiling = { ...candidate, unroll: candidate.unroll && !profile.software };
-          found.set(`${dtype} ${tilingName(tiling)}`, { dtype, tiling });
-        }
+    for (const dtype of ['f16', 'f32'] as const) {
+      const candidates = [
+        ...candidateTilings({ ...profile, software }, headDim, dtype),
+        chooseTiling({ ...profile, software, subgroups: false, limits }, headDim, dtype),
+      ];
+      for (const candidate of candidates) {
+        // Unrolled loops compile for minutes on software adapters.
+        const tiling = { ...candidate, unroll: candidate.unroll && !profile.software };
+        found.set(`${dtype} ${tilingName(tiling)}`, { dtype, tiling });
       }
     }
   }

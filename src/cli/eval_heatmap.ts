@@ -1,4 +1,5 @@
-import type { EvalRow } from './run.js';
+import type { EvalRow } from '../eval/run.js';
+import { escapeXml } from './heatmap.js';
 
 const CELL = 56;
 const LEFT = 64;
@@ -60,8 +61,4 @@ function colour(share: number): string {
 
 function shortCount(n: number): string {
   return n >= 2 ** 20 && n % 2 ** 20 === 0 ? `${n / 2 ** 20}M` : n >= 1024 && n % 1024 === 0 ? `${n / 1024}K` : String(n);
-}
-
-function escapeXml(text: string): string {
-  return text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 }

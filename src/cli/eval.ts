@@ -1,0 +1,252 @@
+import { existsSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { InvalidArgumentError, Option } from 'commander';
+import { invalidArgument, MinferenceError } from '../errors.js';
+import { type EvalMethod, METHODS, methodPattern } from '../eval/methods.js';
+import { type EvalRow, type EvalTask, evaluate, TASKS } from '../eval/run.js';
+import type { PatternConfig } from '../patterns/config.js';
+import type { CliContext, CommandResult, RegisterCommand } from './app.js';
+import { readConfigFile } from './config.js';
+import { integer, withDevice } from './device.js';
+import { accuracySvg } from './eval_heatmap.js';
+import { formatCount, formatMs, formatPercent, formatTable } from './format.js';
+import { inTurn, readTextFile } from './generate.js';
+import { addModelOptions, type CliModel, loadWeights, type ModelOptions, withModelFiles } from './model.js';
+import { type PatternRequest, parsePatterns } from './patterns.js';
+
+interface EvalCommandOptions extends ModelOptions {
+  readonly task: EvalTask;
+  readonly seqLen: readonly number[];
+  readonly samples: number;
+  readonly depths: readonly number[];
+  readonly methods: readonly MethodRequest[];
+  readonly config?: string;
+  readonly text?: string;
+  readonly raw?: true;
+  readonly seed: number;
+  readonly heatmap?: string;
+}
+
+/** A method by its name; with `turn`, patterns with sizes of their own. */
+interface MethodRequest {
+  readonly name: string;
+  readonly turn?: readonly PatternRequest[];
+}
+
+const MAX_LENGTH = 2 ** 26;
+/** The text of `perplexity` unless given. */
+const SAMPLE_TEXT = 'austen-persuasion-ch1-2.txt';
+
+const NOTES = `
+Tasks:
+  passkey      a number hidden in a text about other things, at every depth
+  needle       a fact in words, likewise
+  kv           the code of one key, in a text that lists nothing but such pairs
+  variables    all variables that have a value by way of other variables
+  perplexity   of a text (--text), window by window
+
+Prompts have exactly --seq-len tokens; all methods get the same ones, and dense
+attention is always among them. Answers are greedy and must match exactly.
+
+Methods: ${METHODS.join(', ')}.
+Their budgets grow with the length. minference takes its patterns from --config;
+without it, all heads are vertical-slash. A method may also be a pattern with
+sizes, as --pattern of "minference prefill" takes it: a_shape:64,512.
+
+Examples:
+  minference eval passkey --model ./folder --seq-len 8192,32768 --heatmap passkey.svg
+  minference eval kv --model model.gguf --methods minference,a_shape,flex_prefill
+  minference eval perplexity --model model.gguf --text book.txt --seq-len 16384`;
+
+/** Adds `minference eval`: what sparse attention does to a whole model's answers. */
+export const registerEval: RegisterCommand = (program, action) => {
+  addModelOptions(
+    program
+      .command('eval')
+      .description('measure what sparse prefill does to the answers of a whole model')
+      .argument('<task>', TASKS.join(', '), evalTask)
+      .addOption(new Option('--seq-len <n,...>', 'tokens of the prompts').argParser(lengths).default([4096], '4096'))
+      .addOption(new Option('--samples <n>', 'prompts per length and depth').argParser(integer(1, 1_000_000)).default(3))
+      .addOption(
+        new Option('--depths <percent,...>', 'where in the text the answer is')
+          .argParser(depths)
+          .default([0, 0.25, 0.5, 0.75, 1], '0,25,50,75,100'),
+      )
+      .addOption(
+        new Option('--methods <method,...>', 'see below').argParser(methodList).default([{ name: 'minference' }], 'minference'),
+      )
+      .option('--config <file>', "pattern configuration of minference, MInference's JSON")
+      .option('--text <file>', 'text to hide answers in, or to measure the perplexity of; - is stdin')
+      .option('--raw', 'ask without the chat template')
+      .addOption(new Option('--seed <n>', 'of the prompts').argParser(integer(0, 2 ** 32 - 1)).default(1))
+      .option('--heatmap <file>', 'draw the share of right answers by depth and length as SVG'),
+  )
+    .addHelpText('after', NOTES)
+    .action((task: EvalTask, options: Omit<EvalCommandOptions, 'task'>) => action<EvalCommandOptions>(run)({ ...options, task }));
+};
+
+function evalTask(text: string): EvalTask {
+  if (!TASKS.some((task) => task === text)) throw new InvalidArgumentError(`Allowed: ${TASKS.join(', ')}.`);
+  return text as EvalTask;
+}
+
+const lengths = (text: string): number[] => text.split(',').map(integer(2, MAX_LENGTH));
+const depths = (text: string): number[] => text.split(',').map((part) => integer(0, 100)(part) / 100);
+
+/** Methods between commas: those before a digit belong to a pattern's sizes. */
+function methodList(text: string): MethodRequest[] {
+  return text.split(/,(?!\d)/).map((name): MethodRequest => {
+    if (METHODS.includes(name)) return { name };
+    if (name.includes(':')) return { name, turn: parsePatterns(name) };
+    throw new InvalidArgumentError(`Unknown method "${name}". Allowed: ${METHODS.join(', ')}, or a pattern with sizes.`);
+  });
+}
+
+async function run(context: CliContext, options: EvalCommandOptions): Promise<CommandResult> {
+  const { task } = options;
+  if (task === 'perplexity' && options.heatmap !== undefined) {
+    throw invalidArgument('--heatmap', options.heatmap, 'a task with answers: perplexity has no depths');
+  }
+  const config = options.config === undefined ? undefined : await readConfigFile(options.config);
+  const textFile = options.text ?? (task === 'perplexity' ? sampleText() : undefined);
+  const text = textFile === undefined ? undefined : await readTextFile(textFile);
+  return withModelFiles(context, options, (model) =>
+    withDevice(context, options, async (device) => {
+      const { tokenizer, loaded } = model;
+      const methods = methodsOf(options.methods, config, loaded.config.numHeads);
+      const progress = context.progress(`eval ${task}`);
+      // The bar of the whole stays; loading the weights again for a method is a part of it.
+      const quiet: CliContext = { ...context, progress: () => ({ update: () => {}, stop: () => {} }) };
+      try {
+        const rows = await evaluate({
+          task,
+          seqLens: options.seqLen,
+          samples: options.samples,
+          depths: options.depths,
+          methods,
+          seed: options.seed,
+          tokenizer,
+          chat: !options.raw && loaded.config.chatTemplate !== undefined,
+          ...(text === undefined ? {} : { text }),
+          // What a method is worth shows only where it is used.
+          open: (patterns, contextLength) =>
+            loadWeights(quiet, device, model, options, { patterns, contextLength, denseBelow: options.denseBelow ?? 0 }),
+          signal: context.signal,
+          onProgress: ({ fraction, detail }) => progress.update(fraction, detail),
+        });
+        return await report(options, model, rows);
+      } finally {
+        progress.stop();
+      }
+    }),
+  );
+}
+
+/** The methods of a run, dense first. */
+function methodsOf(requests: readonly MethodRequest[], config: PatternConfig | undefined, numHeads: number): EvalMethod[] {
+  const others = requests.filter(({ name }) => name !== 'dense');
+  return [{ name: 'dense' }, ...others].map(({ name, turn }: MethodRequest) => ({
+    name,
+    patterns: (seqLen) => {
+      if (turn) return inTurn(turn, seqLen, numHeads);
+      return (name === 'minference' ? config : undefined) ?? methodPattern(name, seqLen) ?? { kind: 'dense' };
+    },
+  }));
+}
+
+/** The sample text, found from this module: next to `dist/` in the package, next to `src/` in a checkout. */
+function sampleText(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  for (let up = 0; up < 4; up++) {
+    const path = join(folder, 'assets', 'text', SAMPLE_TEXT);
+    if (existsSync(path)) return path;
+    folder = dirname(folder);
+  }
+  throw new MinferenceError('file', `the sample text ${SAMPLE_TEXT} is not installed with this package; give --text`, {
+    argument: '--text',
+  });
+}
+
+async function report(options: EvalCommandOptions, { loaded }: CliModel, rows: readonly EvalRow[]): Promise<CommandResult> {
+  const { task, heatmap } = options;
+  const name = loaded.config.name ?? options.model;
+  if (heatmap !== undefined) await writeFile(heatmap, accuracySvg(rows, `${task}, ${name}`));
+  const methods = [...new Set(rows.map((r) => r.method))];
+  const tables =
+    task === 'perplexity'
+      ? [perplexityTable(rows)]
+      : [...(rows[0]?.depth === null ? [] : [depthTable(rows, methods)]), methodTable(rows, methods)];
+  return {
+    text: [
+      `${task}, ${name}, ${options.samples} ${task === 'perplexity' ? 'windows' : 'prompts per length and depth'}, seed ${options.seed}\n`,
+      ...tables,
+      ...(heatmap === undefined ? [] : [`${heatmap}: right answers by depth and length\n`]),
+    ].join('\n'),
+    json: { model: options.model, name, seed: options.seed, ...(heatmap === undefined ? {} : { heatmap }), rows },
+  };
+}
+
+/** Right answers of each method by length and depth. */
+function depthTable(rows: readonly EvalRow[], methods: readonly string[]): string {
+  const places = rows.filter((r) => r.method === methods[0]);
+  return formatTable(
+    [
+      ['tokens', 'depth', ...methods],
+      ...places.map(({ seqLen, depth }) => [
+        formatCount(seqLen),
+        `${Math.round(100 * (depth ?? 0))} %`,
+        ...methods.map((method) => {
+          const row = rows.find((r) => r.method === method && r.seqLen === seqLen && r.depth === depth);
+          return formatPercent(row?.accuracy ?? 0);
+        }),
+      ]),
+    ],
+    [0, 1, ...methods.map((_, i) => i + 2)],
+  );
+}
+
+/** Every method against dense, by length. */
+function methodTable(rows: readonly EvalRow[], methods: readonly string[]): string {
+  const lines = [...new Set(rows.map((r) => r.seqLen))].flatMap((seqLen) => {
+    const of = (method: string): readonly EvalRow[] => rows.filter((r) => r.seqLen === seqLen && r.method === method);
+    const mean = (list: readonly EvalRow[], value: (r: EvalRow) => number): number =>
+      list.reduce((sum, r) => sum + value(r), 0) / list.length;
+    const denseMs = mean(of('dense'), (r) => r.prefillMs);
+    return methods.map((method) => {
+      const own = of(method);
+      const ms = mean(own, (r) => r.prefillMs);
+      return [
+        formatCount(seqLen),
+        method,
+        formatPercent(mean(own, (r) => r.accuracy ?? 0)),
+        formatPercent(mean(own, (r) => r.agreement ?? 0)),
+        formatMs(ms),
+        `${(denseMs / ms).toFixed(2)}x`,
+      ];
+    });
+  });
+  return formatTable([['tokens', 'method', 'right', 'as dense', 'prefill', 'speed-up'], ...lines], [0, 2, 3, 4, 5]);
+}
+
+function perplexityTable(rows: readonly EvalRow[]): string {
+  return formatTable(
+    [
+      ['tokens', 'method', 'perplexity', 'over dense', 'prefill', 'speed-up'],
+      ...rows.map((row) => {
+        const dense = rows.find((r) => r.seqLen === row.seqLen && r.method === 'dense') ?? row;
+        const { perplexity = 0 } = row;
+        return [
+          formatCount(row.seqLen),
+          row.method,
+          perplexity.toPrecision(5),
+          formatPercent(perplexity / (dense.perplexity ?? 1) - 1),
+          formatMs(row.prefillMs),
+          `${(dense.prefillMs / row.prefillMs).toFixed(2)}x`,
+        ];
+      }),
+    ],
+    [0, 2, 3, 4, 5],
+  );
+}

@@ -1,0 +1,170 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, test } from 'vitest';
+import { runCli } from '../../src/cli/app.js';
+import { TEMPLATE, tinyModel } from './eval_make.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'minference-model-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+const file = (name: string, content: string | Uint8Array): string => {
+  writeFileSync(join(folder, name), content);
+  return join(folder, name);
+};
+/** Models that tests name by these words. */
+const models = new Map([
+  ['chat', file('chat.gguf', tinyModel('smollm', { 'tokenizer.chat_template': TEMPLATE }))],
+  ['plain', file('plain.gguf', tinyModel('smollm'))],
+]);
+
+async function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  let stdout = '';
+  let stderr = '';
+  const named = args.map((arg) => models.get(arg) ?? arg);
+  const code = await runCli(named, {
+    stdout: (text) => {
+      stdout += text;
+    },
+    stderr: (text) => {
+      stderr += text;
+    },
+  });
+  return { code, stdout, stderr };
+}
+
+async function json(...args: string[]) {
+  const { code, stdout, stderr } = await run('--json', ...args);
+  expect(stderr).not.toContain('error');
+  expect(code).toBe(0);
+  return JSON.parse(stdout);
+}
+
+describe('generate', () => {
+  test('streams text to stdout and figures to stderr; --json gives the same as one object', async () => {
+    const args = ['generate', '--model', 'chat', '--prompt', 'Hello world', '--max-tokens', '6'];
+    const shown = await run(...args);
+    expect(shown.code).toBe(0);
+    for (const figure of ['prefill', 'first token', 'decode', 'GPU memory']) expect(shown.stderr).toContain(figure);
+    const result = await json(...args);
+    expect(shown.stdout).toBe(`${result.text}\n`);
+    expect(result).toMatchObject({ architecture: 'llama', patterns: 'dense', generatedTokens: result.tokens.length });
+    expect(result.promptTokens).toBeGreaterThan(5);
+    expect(result.tokens.length).toBeGreaterThan(0);
+    expect(result.prefillTokensPerSecond).toBeGreaterThan(0);
+    expect(result.memory.weights).toBeGreaterThan(600 * 64 * 4);
+  });
+
+  test('a seed repeats; the template, the system message and --raw change the prompt', async () => {
+    const draw = (...more: string[]) =>
+      json('generate', '--model', 'chat', '--prompt', 'Hello', '--max-tokens', '8', '--temperature', '1', '--seed', '3', ...more);
+    const first = await draw();
+    expect((await draw()).tokens).toEqual(first.tokens);
+    expect((await draw('--system', 'Be brief.')).promptTokens).toBeGreaterThan(first.promptTokens);
+    expect((await draw('--raw')).promptTokens).toBeLessThan(first.promptTokens);
+  });
+
+  test('dense patterns by any name give the same text; a prompt may come from a file', async () => {
+    const prompt = file('prompt.txt', 'The old man and the sea. '.repeat(20));
+    const tokens = async (...more: string[]): Promise<number[]> =>
+      (await json('generate', '--model', 'plain', '--prompt-file', prompt, '--max-tokens', '4', '--dense-below', '0', ...more))
+        .tokens;
+    const dense = await tokens();
+    expect(await tokens('--patterns', 'a_shape:1,4000')).toEqual(dense);
+    const heads = (pattern: readonly (string | number)[]): string => JSON.stringify({ 0: pattern, 1: pattern });
+    const config = file('config.json', `[${heads(['stream_llm', 1, 4000, 1])},${heads(['vertical_and_slash', 4000, 4000, 1])}]`);
+    expect(await tokens('--patterns', config)).toEqual(dense);
+    expect(await tokens('--patterns', 'minference', '--chunk', '64')).toHaveLength(dense.length);
+  });
+
+  test.each<[string[], number, string]>([
+    [['--prompt', 'a'], 2, '--model'],
+    [['--model', 'chat'], 1, '--prompt is undefined; allowed: a text, or --prompt-file'],
+    [['--model', 'chat', '--prompt', 'a', '--prompt-file', 'b'], 2, '--prompt-file'],
+    [['--model', 'chat', '--prompt', ''], 0, ''],
+    [['--model', 'plain', '--prompt', ''], 1, '--prompt is ""; allowed: a text of at least one token'],
+    [['--model', 'chat', '--prompt-file', '/nowhere/prompt.txt'], 1, '/nowhere/prompt.txt: cannot be read'],
+    [['--model', '/nowhere/model.gguf', '--prompt', 'a'], 1, '/nowhere/model.gguf: cannot be opened'],
+    [['--model', 'plain', '--prompt', 'a', '--system', 'b'], 1, '--system needs a chat template'],
+    [['--model', 'chat', '--prompt', 'a', '--context', '10', '--max-tokens', '8'], 1, '--context is 10; the prompt has'],
+    [
+      ['--model', 'chat', '--prompt', 'a', '--patterns', 'a_shape:3'],
+      1,
+      '--patterns: "a_shape:3": allowed is a_shape:FIRST,LOCAL',
+    ],
+    [['--model', 'chat', '--prompt', 'a', '--patterns', './no.json'], 1, './no.json: cannot be read'],
+    [['--model', 'chat', '--prompt', 'a', '--temperature', '-1'], 2, '--temperature'],
+    [['--model', 'chat', '--prompt', 'a', '--top-p', '1.5'], 1, 'topP is 1.5'],
+    [['--model', 'chat', '--prompt', 'a', '--max-tokens', '0'], 2, '--max-tokens'],
+  ])('%j', async (args, expected, message) => {
+    const { code, stdout, stderr } = await run('generate', ...args, ...(expected === 0 ? ['--max-tokens', '1'] : []));
+    expect(code, stderr).toBe(expected);
+    expect(stderr).toContain(message);
+    if (expected !== 0) expect(stdout).toBe('');
+  });
+
+  test('patterns of a file for another model are refused by name', async () => {
+    const config = file('other.json', '[{"0": ["stream_llm", 1, 4, 1]}]');
+    const { code, stdout } = await run('--json', 'generate', '--model', 'chat', '--prompt', 'a', '--patterns', config);
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout).error).toMatchObject({ code: 'invalid-argument', argument: 'numHeads', value: 2 });
+  });
+});
+
+describe('eval', () => {
+  const common = ['--model', 'chat', '--seq-len', '700,800', '--samples', '1', '--depths', '0,100'];
+
+  test('gives a row for each method, length and depth, a table and a picture', async () => {
+    const picture = join(folder, 'passkey.svg');
+    const args = ['eval', 'passkey', ...common, '--methods', 'a_shape:16,64,minference', '--heatmap', picture];
+    const { rows, name } = await json(...args);
+    expect(name).toBe('Tiny');
+    expect(rows.map((r: Record<string, unknown>) => [r['task'], r['method'], r['seqLen'], r['depth']])).toEqual(
+      [700, 800].flatMap((n) =>
+        ['dense', 'a_shape:16,64', 'minference'].flatMap((method) => [0, 1].map((depth) => ['passkey', method, n, depth])),
+      ),
+    );
+    for (const row of rows) {
+      expect(row.samples).toBe(1);
+      expect(row.prefillMs).toBeGreaterThan(0);
+      // Random weights know nothing.
+      expect(row.accuracy).toBe(0);
+      if (row.method === 'dense') expect(row.agreement).toBe(1);
+    }
+    expect(readFileSync(picture, 'utf8')).toContain('>a_shape:16,64</text>');
+  });
+
+  test('shows a table of depths and one of methods', async () => {
+    const { code, stdout } = await run('eval', 'kv', '--model', 'chat', '--seq-len', '700', '--samples', '1', '--depths', '50');
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/tokens\s+depth\s+dense\s+minference\n\s+700\s+50 %\s+0\.0 %\s+0\.0 %\n/);
+    expect(stdout).toMatch(/tokens\s+method\s+right\s+as dense\s+prefill\s+speed-up\n/);
+  });
+
+  test('perplexity of what sees everything is that of dense attention; a narrow window differs', async () => {
+    const args = ['eval', 'perplexity', '--model', 'plain', '--seq-len', '300', '--samples', '2'];
+    const { rows } = await json(...args, '--methods', 'a_shape:1,4000,a_shape:1,2');
+    const [dense, all, narrow] = rows.map((r: { perplexity: number }) => r.perplexity);
+    expect(dense).toBeGreaterThan(100);
+    expect(Math.abs(all / dense - 1)).toBeLessThan(1e-3);
+    expect(Math.abs(narrow / dense - 1)).toBeGreaterThan(1e-3);
+  });
+
+  test.each<[string[], number, string]>([
+    [['sing', '--model', 'chat'], 2, 'Allowed: passkey, needle, kv, variables, perplexity.'],
+    [['passkey'], 2, '--model'],
+    [['passkey', '--model', 'chat', '--seq-len', '100'], 1, 'seqLen is 100; allowed: at least'],
+    [['passkey', '--model', 'chat', '--seq-len', '4k'], 2, '--seq-len'],
+    [['passkey', '--model', 'chat', '--depths', '110'], 2, 'from 0 to 100'],
+    [['passkey', '--model', 'chat', '--methods', 'stripes'], 2, 'Unknown method "stripes". Allowed: dense, minference'],
+    [['passkey', '--model', 'chat', '--methods', 'a_shape:1'], 2, 'a_shape:FIRST,LOCAL'],
+    [['passkey', '--model', 'chat', '--config', '/nowhere.json'], 1, '/nowhere.json: cannot be read'],
+    [['passkey', '--model', 'chat', '--text', '/nowhere.txt'], 1, '/nowhere.txt: cannot be read'],
+    [['perplexity', '--model', 'chat', '--heatmap', 'x.svg'], 1, '--heatmap is "x.svg"'],
+    [['perplexity', '--model', 'chat', '--seq-len', '1000000'], 1, 'fewer than the 1000000 asked for'],
+  ])('%j', async (args, expected, message) => {
+    const { code, stdout, stderr } = await run('eval', ...args);
+    expect(code, stderr).toBe(expected);
+    expect(stderr).toContain(message);
+    expect(stdout).toBe('');
+  });
+});
