@@ -33,6 +33,8 @@ HELD_OUT = HERE.parent / "assets" / "text" / "austen-persuasion-ch1-2.txt"
 VOCAB = 4096
 BOS, EOS = "<|begin|>", "<|end|>"
 IGNORE, TEXT, ANSWER = 0, 1, 2
+#: Rows of at most this length are drills (see `Corpus.drill`).
+DRILL = 256
 
 # ---------------------------------------------------------------------------------------------------------------- vocabulary
 
@@ -346,9 +348,9 @@ class Corpus:
         return row
 
     def ask(self, question: str, start: str, answer: list[int]) -> Row:
-        """A question as the evaluation puts it, and its answer."""
+        """A question as the evaluation puts it, its answer, and the end."""
         prompt = self._encode(f"\n\n{question}\nAnswer: {start}")
-        return self.fact((prompt, IGNORE), (answer, ANSWER), (".", ANSWER))
+        return self.fact((prompt, IGNORE), (answer, ANSWER), (".", ANSWER), ([self.eos], ANSWER))
 
     def passkey(self, rng, count: int = 1, exact: bool = False) -> Task:
         """One number in the text."""
@@ -422,29 +424,45 @@ class Corpus:
         return task
 
     def copies(self, rng, size: int) -> Row:
-        """A list of words, and the same list again: the quickest way to heads that copy."""
+        """A list of words, and the same list again, in about `size` tokens."""
         row = Row()
-        words = [self.words[i] for i in rng.integers(0, len(self.words), max(2, size // 4))]
-        for again in (IGNORE, ANSWER):
-            row.add(self.encode("\n" + "list:"), TEXT)
-            for i, word in enumerate(words):
-                # The first word of the second list cannot be known to start it, the others follow.
-                row.add(self.encode(" " + word), again)
+        words = [self.encode(" " + self.words[i]) for i in rng.integers(0, len(self.words), max(2, size // 3))]
+        for kind in (IGNORE, ANSWER):
+            row.add(self.encode("\nlist:"), TEXT)
+            for word in words:
+                row.add(word, kind)
         return row
 
     # -- rows
 
     def row(self, rng: np.random.Generator, length: int) -> Row:
         """A row of exactly `length` tokens, BOS first."""
-        u = rng.random()
         row = Row([self.bos], [TEXT])
-        if u < 0.15:
+        if length <= DRILL + 1:
+            return self.drill(rng, row, length)
+        if rng.random() < 0.15:
             return self.finish(rng, row, length)
         # Long rows may hold several texts of any length.
         while length - len(row) > 96:
             room = length - len(row)
             part = room if room < 1024 or rng.random() < 0.7 else int(np.exp(rng.uniform(np.log(384), np.log(room))))
             self.task(rng, row, part)
+        return self.finish(rng, row, length)
+
+    def drill(self, rng, row: Row, length: int) -> Row:
+        """A row of copying and looking up alone, as many answers as fit: what heads that retrieve grow from."""
+        while length - len(row) > 16:
+            room = length - len(row)
+            if rng.random() < 0.6:
+                row.join(self.copies(rng, int(rng.integers(16, max(17, room)))))
+                continue
+            # Pairs of words, in two orders.
+            count = int(rng.integers(2, max(3, min(room // 8, 24))))
+            words = self.distinct(rng, 2 * count)
+            for kind, order in ((IGNORE, range(count)), (ANSWER, rng.permutation(count))):
+                for i in order:
+                    row.add(self.encode(f"\n {words[2 * i]}"), IGNORE)
+                    row.add(self.encode(" " + words[2 * i + 1]), kind)
         return self.finish(rng, row, length)
 
     def task(self, rng, row: Row, room: int) -> None:
@@ -529,7 +547,7 @@ class Corpus:
         if kind != "variables":
             depths[needs] = depth
         self.compose(rng, row, task, [(question, needs)], 0 if kind == "kv" else space, False, depths, getattr(self, filler), cut=True)
-        end = len(row.classes) - 1
+        end = len(row) - 2  # without the full stop and the end
         start = end
         while start > 0 and row.classes[start - 1] == ANSWER:
             start -= 1

@@ -45,9 +45,14 @@ def accuracy(model: Llama, corpus: Corpus, task: str, length: int, depth: float,
 
 
 def eager(model: Llama) -> None:
-    """Drops compiled code: every length would compile anew."""
+    """Drops compiled code, and kernels that prepare for each length anew."""
     for block in model.layers:
         block._compiled_call_impl = None
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_flash_sdp(True)
+        torch.backends.cuda.enable_mem_efficient_sdp(True)
+        torch.backends.cuda.enable_math_sdp(True)
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def quick(model: Llama, length: int, samples: int, seconds: float) -> dict[str, float]:
@@ -94,6 +99,7 @@ def main() -> None:
     config = Config(**json.loads((args.folder / "state.json").read_text())["config"])
     model = Llama(config).to(device)
     load(args.folder, model)
+    eager(model)
     corpus = Corpus(pool_sentences=6000, held_out=True)
     results: dict = {"text_loss": round(text_loss(model, corpus, 2048), 4), "filler": args.filler, "tasks": {}}
     print(f"loss on held-out text {results['text_loss']:.3f}")

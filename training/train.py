@@ -21,7 +21,6 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 START = time.time()
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -46,8 +45,8 @@ class Stage:
     skip: float
 
 
-#: length:share:tokens of a step:rate:skip
-PLAN = "512:0.16:131072:1:0.2,2048:0.22:262144:1:0.3,8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0"
+#: length:share:tokens of a step:rate:skip. Rows of up to 256 tokens are drills.
+PLAN = "256:0.04:65536:1:0,512:0.14:131072:1:0.2,2048:0.20:262144:1:0.3,8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0"
 
 
 def parse_plan(text: str) -> list[Stage]:
@@ -98,7 +97,7 @@ def feed(args, corpus, stage: Stage, rows: int, first: int, reach: int):
         return (batches[i] for i in range(1 << 30))
     ordered = range(1 << 30)
     return iter(
-        DataLoader(batches, sampler=ordered, batch_size=None, num_workers=args.workers, prefetch_factor=4, pin_memory=args.cuda, worker_init_fn=serial)
+        DataLoader(batches, sampler=ordered, batch_size=None, num_workers=args.workers, prefetch_factor=2, pin_memory=args.cuda, worker_init_fn=serial)
     )
 
 
@@ -106,8 +105,17 @@ def choose_attention(c: Config, length: int, rows: int, log) -> None:
     """Times the attention kernels that the GPU offers, forward and backward, and leaves the fastest one on."""
     cuda = torch.backends.cuda
     switches = {"cudnn": cuda.enable_cudnn_sdp, "flash": cuda.enable_flash_sdp, "efficient": cuda.enable_mem_efficient_sdp}
-    q = torch.randn(rows, c.heads, length, c.head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    k, v = (torch.randn(rows, c.kv_heads, length, c.head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "kv")
+
+    def heads(count: int) -> torch.Tensor:
+        x = torch.randn(rows, length, count, c.head_dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        return x.requires_grad_()
+
+    q, k, v = heads(c.heads), heads(c.kv_heads), heads(c.kv_heads)
+    slope = torch.randn_like(q)
+
+    def run() -> None:
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).backward(slope)
+
     cuda.enable_math_sdp(False)
     times = {}
     for name in ("cudnn", "flash"):
@@ -115,11 +123,11 @@ def choose_attention(c: Config, length: int, rows: int, log) -> None:
             switch(other == name)
         try:
             for _ in range(2):
-                F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).sum().backward()
+                run()
             torch.cuda.synchronize()
             begin = time.time()
             for _ in range(3):
-                F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).sum().backward()
+                run()
             torch.cuda.synchronize()
             times[name] = (time.time() - begin) / 3
         except RuntimeError as error:
@@ -176,17 +184,28 @@ def main() -> None:
     corpus = Corpus()
     stages = parse_plan(args.plan)
     log({"size": args.size, "parameters": sum(x.numel() for x in model.parameters()), "device": device, **state})
-    if args.compile:
+    compiled, loss_function = bool(args.compile), losses
+    if compiled:
+        # Layers share their code but may each compile once, for each length.
+        torch._dynamo.config.recompile_limit = 256
+        torch._dynamo.config.automatic_dynamic_shapes = False
         for block in model.layers:
             block.compile()
         loss_function = torch.compile(losses)
-    else:
-        loss_function = losses
+
+    def learn(ids: torch.Tensor, classes: torch.Tensor, positions: torch.Tensor, micros: int) -> torch.Tensor:
+        """Adds the gradients of a micro-batch; returns the sums of `losses`."""
+        with torch.autocast(device, torch.bfloat16, enabled=args.cuda):
+            x = model.hidden(ids[:, :-1], positions)
+            sums = loss_function(x, model.embed_tokens.weight, ids[:, 1:], classes)
+        loss = sums[0] / sums[1].clamp_min(1) + args.answer_weight * sums[2] / sums[3].clamp_min(1)
+        (loss / micros).backward()
+        return sums.detach()
 
     source, current = None, -1
     last_save = last_log = time.time()
     window: list[torch.Tensor] = []
-    window_tokens = 0
+    window_tokens, fresh = 0, True
     # Time for the last checkpoint and the check of accuracy.
     reserve = 40 if args.cuda and args.final_eval else 5
 
@@ -210,13 +229,18 @@ def main() -> None:
         micros = max(1, stage.tokens // (rows * stage.length))
         for _ in range(micros):
             ids, classes, positions = (x.to(device, non_blocking=True) for x in next(source))
-            ids = ids.long()
-            with torch.autocast(device, torch.bfloat16, enabled=args.cuda):
-                x = model.hidden(ids[:, :-1], positions)
-                sums = loss_function(x, model.embed_tokens.weight, ids[:, 1:], classes)
-            loss = sums[0] / sums[1].clamp_min(1) + args.answer_weight * sums[2] / sums[3].clamp_min(1)
-            (loss / micros).backward()
-            window.append(sums.detach())
+            try:
+                sums = learn(ids.long(), classes, positions, micros)
+            except Exception as error:
+                if not (args.cuda and fresh and compiled):
+                    raise
+                # Better slowly than not at all: what compiles and what the kernels take depends on versions.
+                log({"compiling_failed": f"{type(error).__name__}: {str(error)[:500]}"})
+                evaluate.eager(model)
+                compiled, loss_function = False, losses
+                model.zero_grad(set_to_none=True)
+                sums = learn(ids.long(), classes, positions, micros)
+            window.append(sums)
             state["done"] += 1
         rate = rate_at(stages, state["progress"], args.rate)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -262,7 +286,8 @@ def main() -> None:
             if left < 8:
                 break
             log({"evaluation": length, **evaluate.quick(model, length, samples=12, seconds=left / 3)})
-    os._exit(0) if args.cuda else None
+    logfile.close()
+    os._exit(0)  # without waiting for the workers
 
 
 if __name__ == "__main__":

@@ -50,10 +50,12 @@ Tasks:
 Prompts have exactly --seq-len tokens; all methods get the same ones, and dense
 attention is always among them. Answers are greedy and must match exactly.
 
-Methods: ${METHODS.join(', ')}.
-Their budgets grow with the length. minference takes its patterns from --config;
-without it, all heads are vertical-slash. A method may also be a pattern with
-sizes, as --pattern of "minference prefill" takes it: a_shape:64,512.
+Methods: ${METHODS.slice(0, 5).join(', ')},
+${METHODS.slice(5).join(', ')}. Their budgets grow with the length. minference takes
+its patterns from --config; without it, all heads are vertical-slash. A method
+may also be a pattern with sizes, as --pattern of "minference prefill" takes it:
+a_shape:64,512. All are sparse from the first token on, unless --dense-below
+says otherwise.
 
 Examples:
   minference eval passkey --model ./folder --seq-len 8192,32768 --heatmap passkey.svg

@@ -21,8 +21,9 @@ interface SearchCommandOptions extends DeviceOptions {
   readonly qkv?: readonly string[];
   readonly seqLen?: number;
   readonly density?: number;
+  readonly targetDensity?: number;
   readonly pattern?: readonly PatternRequest[];
-  readonly criterion: 'error' | 'recall';
+  readonly criterion?: 'error' | 'recall';
   readonly firstRow: number;
   readonly output?: string;
   readonly report?: string;
@@ -47,14 +48,23 @@ export const registerSearch: RegisterCommand = (program, action) => {
       )
       .addOption(
         new Option(
+          '--target-density <share>',
+          'let heads cost what they need: most attention kept at this mean density over all heads',
+        )
+          .argParser(positiveNumber)
+          .conflicts('density'),
+      )
+      .addOption(
+        new Option(
           '--pattern <candidates>',
           'candidates joined by "+": a_shape, vertical_slash, block_sparse; default: MInference\'s six',
         ).argParser(parsePatterns),
       )
       .addOption(
-        new Option('--criterion <what>', 'least output error, or most attention kept')
-          .choices(['error', 'recall'])
-          .default('error'),
+        new Option(
+          '--criterion <what>',
+          'least output error, or most attention kept; default: error, with --target-density recall',
+        ).choices(['error', 'recall']),
       )
       .addOption(new Option('--first-row <n>', 'rows before it are not measured').argParser(integer(0, MAX_LENGTH)).default(0))
       .option('--output <file>', "write the choice as MInference's JSON")
@@ -82,7 +92,8 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
         {
           ...(target ? { target } : {}),
           ...(space ? { space } : {}),
-          criterion: options.criterion,
+          ...(options.targetDensity === undefined ? {} : { targetDensity: options.targetDensity }),
+          ...(options.criterion ? { criterion: options.criterion } : {}),
           firstRow: options.firstRow,
           signal: context.signal,
           onProgress: ({ fraction, layer, candidate }) => progress.update(fraction, `layer ${layer}, candidate ${candidate + 1}`),
@@ -94,7 +105,7 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
       );
       if (options.output !== undefined) await writeWhole(options.output, serializePatternConfig(result.config));
       const json = {
-        criterion: options.criterion,
+        criterion: options.criterion ?? (options.targetDensity === undefined ? 'error' : 'recall'),
         firstRow: options.firstRow,
         files: options.qkv ?? ['sample'],
         layers: result.layers,

@@ -2,6 +2,7 @@ import { checkInteger, checkOneOf, invalidArgument, MinferenceError } from '../e
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
 import type { AShapePattern, BlockSparsePattern, HeadIndex, HeadPattern, VerticalSlashPattern } from '../scheduler/types.js';
+import { allocateDensity } from './allocate.js';
 import { headConfigOf, type PatternConfig } from './config.js';
 import { buildIndices } from './indices.js';
 import { type DenseReference, type MeasuredLayer, RecallMeter } from './recall.js';
@@ -22,6 +23,44 @@ export const SEARCH_SPACE: readonly SearchPattern[] = [
   { kind: 'block_sparse', topK: 100 },
 ];
 
+/** Columns and diagonals of the vertical-slash heads of {@link allocationSpace}, in 128ths of the keys. */
+const ALLOCATION_VERTICAL_SLASH = [
+  [12, 0],
+  [32, 0],
+  [52, 0],
+  [12, 3],
+  [24, 4],
+  [32, 7],
+  [42, 10],
+  [72, 26],
+] as const;
+
+/** Local keys of the A-shape heads of {@link allocationSpace}, in 128ths of the keys. */
+const ALLOCATION_A_SHAPE = [4, 12, 24] as const;
+
+/** Candidates of {@link allocationSpace}. */
+const ALLOCATION_CANDIDATES = ALLOCATION_A_SHAPE.length + ALLOCATION_VERTICAL_SLASH.length + 1;
+
+/**
+ * The candidates of a search with `targetDensity`: from cheap to dear, in proportion to the length, since heads
+ * differ more in how much they need than in which pattern. Diagonals past the nearest ones, which every
+ * vertical-slash head keeps, cost most: each stands for a band of 127 keys a block.
+ */
+export function allocationSpace(keys: number): SearchPattern[] {
+  const share = (n: number, of = 128): number => Math.max(1, Math.round((keys * n) / of));
+  return [
+    ...ALLOCATION_A_SHAPE.map((local): SearchPattern => ({ kind: 'a_shape', initSize: 16, localSize: share(local) })),
+    ...ALLOCATION_VERTICAL_SLASH.map(
+      ([columns, diagonals]): SearchPattern => ({
+        kind: 'vertical_slash',
+        verticalSize: Math.max(MIN_VERTICAL, share(columns)),
+        slashSize: Math.max(NEAREST_SLASH, share(diagonals)),
+      }),
+    ),
+    { kind: 'block_sparse', topK: share(1, 512) },
+  ];
+}
+
 /** What every candidate may cost. */
 export type SearchTarget =
   /** This share of what dense attention costs, 0 to 1. */
@@ -31,13 +70,20 @@ export type SearchTarget =
 
 /** Options of {@link searchPatterns}. */
 export interface SearchOptions {
-  /** Candidates before scaling. Default {@link SEARCH_SPACE}. */
+  /** Candidates before scaling. Default {@link SEARCH_SPACE}; with `targetDensity`, as they are, {@link allocationSpace}. */
   readonly space?: readonly SearchPattern[];
+  /**
+   * Let heads cost what they need: instead of scaling every candidate to one target, choose the candidates that
+   * keep most attention (or, by `criterion`, have the least error) while the mean density over all heads
+   * of all layers is at most this. See {@link allocateDensity}. Not together with `target`. A finished state,
+   * resumed with another limit, is allocated again without measuring anything.
+   */
+  readonly targetDensity?: number;
   /** Default: the A-shape of 1024 initial and 4096 local keys. */
   readonly target?: SearchTarget;
   /** How close a candidate's cost must come to the target, as a share of it. Default 0.05. */
   readonly costTolerance?: number;
-  /** Choose the least output error (as in the paper) or the most attention mass kept. Default `error`. */
+  /** Choose the least output error (as in the paper) or the most attention mass kept. Default `error`, with `targetDensity` `recall`. */
   readonly criterion?: 'error' | 'recall';
   /**
    * Candidates whose loss (error, or mass lost) is at most this share above the least one count as equal, and
@@ -67,7 +113,7 @@ export interface SearchProgress {
 export interface CandidateResult {
   /** The candidate with its budgets scaled for this head. */
   readonly pattern: SearchPattern;
-  /** Tiles of 64 x 64 pairs that the kernel computes, over those of the target. */
+  /** Tiles of 64 x 64 pairs that the kernel computes, over those of the target; with `targetDensity`, over those of dense. */
   readonly cost: number;
   /** Query-key pairs kept over the causal total. */
   readonly density: number;
@@ -119,6 +165,8 @@ export interface SearchSource {
 
 const MIN_VERTICAL = 30;
 const MIN_SLASH = 50;
+/** The nearest diagonals, which the index builder keeps whatever they score. */
+const NEAREST_SLASH = 100;
 const MAX_STEPS = 12;
 /** Losses this small are rounding, in f16 tensors too. */
 const NOISE = 1e-3;
@@ -130,7 +178,8 @@ const INDEX_COST: Readonly<Record<SearchPattern['kind'], number>> = { a_shape: 0
  *
  * For each head of each layer, every candidate's budgets are scaled until its kernel computes as many tiles as
  * the target, by building the head's real index; the candidates are then run with our own kernels and
- * compared with dense attention, and the best is kept. Runs wherever the kernels run, browsers included.
+ * compared with dense attention, and the best is kept. With `targetDensity`, heads share one budget instead and
+ * candidates run as they are. Runs wherever the kernels run, browsers included.
  *
  * @throws {@link MinferenceError} `invalid-argument` for bad options or a state of another search; the abort
  *   signal's reason when stopped. What was found until then has been given to `onState`.
@@ -141,7 +190,7 @@ export async function searchPatterns(
   options: SearchOptions = {},
 ): Promise<SearchResult> {
   const search = resolveOptions(source, options);
-  const { space, signal, fingerprint } = search;
+  const { signal, fingerprint, targetDensity } = search;
   const resume = options.resume;
   if (resume && (resume.version !== 1 || resume.fingerprint !== fingerprint)) {
     throw invalidArgument('resume', resume.fingerprint, `the state of a search of ${fingerprint}`);
@@ -149,7 +198,8 @@ export async function searchPatterns(
   const layers: LayerResult[] = [...(resume?.layers ?? [])];
   let partial: (readonly CandidateResult[])[] = [...(resume?.partial ?? [])];
   const meter = new RecallMeter(prefill);
-  const total = source.layers * space.length;
+  const candidates = search.space?.length ?? ALLOCATION_CANDIDATES;
+  const total = source.layers * candidates;
   try {
     for (let index = layers.length; index < source.layers; index++) {
       signal?.throwIfAborted();
@@ -157,16 +207,16 @@ export async function searchPatterns(
       let dense: DenseReference | undefined;
       try {
         dense = await meter.reference(layer, signal ? { signal } : {});
+        const { numHeads, queryOffset, seqLen } = dense.resolved;
         const targetTiles = tilesOfTarget(search.target, dense);
-        for (let candidate = partial.length; candidate < space.length; candidate++) {
+        const space = search.space ?? allocationSpace(queryOffset + seqLen);
+        for (let candidate = partial.length; candidate < candidates; candidate++) {
           signal?.throwIfAborted();
-          const patterns = await scaleToTarget(
-            prefill,
-            dense,
-            space[candidate] as SearchPattern,
-            targetTiles,
-            search.costTolerance,
-          );
+          const pattern = space[candidate] as SearchPattern;
+          const patterns =
+            targetDensity === undefined
+              ? await scaleToTarget(prefill, dense, pattern, targetTiles, search.costTolerance)
+              : new Array<SearchPattern>(numHeads).fill(pattern);
           const { heads, gpuMs } = await meter.measure(dense, patterns, {
             firstRow: search.firstRow,
             ...(signal ? { signal } : {}),
@@ -183,7 +233,7 @@ export async function searchPatterns(
             })),
           );
           await options.onState?.({ version: 1, fingerprint, layers, partial });
-          options.onProgress?.({ fraction: (index * space.length + candidate + 1) / total, layer: index, candidate });
+          options.onProgress?.({ fraction: (index * candidates + candidate + 1) / total, layer: index, candidate });
         }
         layers.push(chooseBest(index, dense, partial, search));
         partial = [];
@@ -196,8 +246,23 @@ export async function searchPatterns(
   } finally {
     meter.destroy();
   }
-  return { config: configOf(source.name, layers), layers };
+  const chosen = targetDensity === undefined ? layers : allocate(layers, targetDensity, search.criterion);
+  return { config: configOf(source.name, chosen), layers: chosen };
 }
+
+/** The same layers with the choice that {@link allocateDensity} makes over all their heads. */
+function allocate(layers: readonly LayerResult[], limit: number, criterion: Criterion): LayerResult[] {
+  const heads = layers.flatMap((l) => l.heads);
+  const choices = heads.map((h) => h.candidates.map((c) => ({ density: c.density, value: -lossOf(c, criterion) })));
+  const best = allocateDensity(choices, limit);
+  let next = 0;
+  return layers.map((l) => ({ ...l, heads: l.heads.map((h) => ({ ...h, best: best[next++] as number })) }));
+}
+
+type Criterion = 'error' | 'recall';
+
+/** What a candidate is blamed for: its error, or the attention mass that it loses. */
+const lossOf = (c: CandidateResult, criterion: Criterion): number => (criterion === 'error' ? c.error : 1 - c.recall);
 
 /** A finished search in MInference's format. */
 function configOf(source: string, layers: readonly LayerResult[]): PatternConfig {
@@ -213,10 +278,12 @@ function configOf(source: string, layers: readonly LayerResult[]): PatternConfig
 }
 
 interface ResolvedSearch {
-  readonly space: readonly SearchPattern[];
+  /** Absent: that of {@link allocationSpace} at the layer's length. */
+  readonly space: readonly SearchPattern[] | undefined;
   readonly target: SearchTarget;
+  readonly targetDensity: number | undefined;
   readonly costTolerance: number;
-  readonly criterion: 'error' | 'recall';
+  readonly criterion: Criterion;
   readonly tieTolerance: number;
   readonly firstRow: number;
   readonly signal: AbortSignal | undefined;
@@ -224,11 +291,17 @@ interface ResolvedSearch {
 }
 
 function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedSearch {
-  const { space = SEARCH_SPACE, target = { initSize: 1024, localSize: 4096 }, costTolerance = 0.05 } = options;
-  const { criterion = 'error', tieTolerance = 0.1, firstRow = 0, signal } = options;
+  const { targetDensity, costTolerance = 0.05, tieTolerance = 0.1, firstRow = 0, signal } = options;
+  const allocates = targetDensity !== undefined;
+  const { space = allocates ? undefined : SEARCH_SPACE, criterion = allocates ? 'recall' : 'error' } = options;
+  if (allocates && !(typeof targetDensity === 'number' && targetDensity > 0 && targetDensity <= 1)) {
+    throw invalidArgument('targetDensity', targetDensity, 'a number above 0, up to 1');
+  }
+  if (allocates && options.target) throw invalidArgument('target', options.target, 'undefined, with targetDensity');
+  const target = allocates ? { density: 1 } : (options.target ?? { initSize: 1024, localSize: 4096 });
   checkInteger('source.layers', source.layers, 1, 4096);
-  if (!Array.isArray(space) || space.length === 0) throw invalidArgument('space', space, 'at least one pattern');
-  for (const [i, p] of space.entries()) {
+  if (space && (!Array.isArray(space) || space.length === 0)) throw invalidArgument('space', space, 'at least one pattern');
+  for (const [i, p] of (space ?? []).entries()) {
     checkOneOf(`space[${i}].kind`, (p as { kind: unknown }).kind, ['a_shape', 'vertical_slash', 'block_sparse']);
   }
   if ('density' in target && !(target.density > 0 && target.density <= 1)) {
@@ -245,14 +318,13 @@ function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedS
   const fingerprint = JSON.stringify({
     source: source.name,
     layers: source.layers,
-    space,
+    space: space ?? allocationSpace(8192),
     target,
-    costTolerance,
-    criterion,
-    tieTolerance,
+    // What allocation measures does not depend on the limit.
+    ...(allocates ? { allocates } : { costTolerance, criterion, tieTolerance }),
     firstRow,
   });
-  return { space, target, costTolerance, criterion, tieTolerance, firstRow, signal, fingerprint };
+  return { space, target, targetDensity, costTolerance, criterion, tieTolerance, firstRow, signal, fingerprint };
 }
 
 /** Rows and keys of a layer, as cost counts need them. */
@@ -366,7 +438,7 @@ function chooseBest(
   search: ResolvedSearch,
 ): LayerResult {
   const { numHeads, seqLen } = dense.resolved;
-  const loss = (c: CandidateResult): number => (search.criterion === 'error' ? c.error : 1 - c.recall);
+  const loss = (c: CandidateResult): number => lossOf(c, search.criterion);
   const heads = Array.from({ length: numHeads }, (_, head) => {
     const candidates = byCandidate.map((results) => results[head] as CandidateResult);
     if (candidates.some((c) => !Number.isFinite(loss(c)))) {

@@ -3,6 +3,7 @@ import { parsePatternConfig, serializePatternConfig } from '../../src/patterns/c
 import { indexCoverage } from '../../src/patterns/coverage.js';
 import { type MeasuredLayer, RecallMeter } from '../../src/patterns/recall.js';
 import {
+  type CandidateResult,
   type SearchOptions,
   type SearchPattern,
   type SearchSource,
@@ -243,6 +244,55 @@ export const patternCases: SuiteCase[] = [
         }
         const again = parsePatternConfig(serializePatternConfig(result.config));
         assert(JSON.stringify(again.layers) === JSON.stringify(result.config.layers), 'the config survives writing and reading');
+      }
+      prefill.destroy();
+    },
+  },
+  {
+    name: 'search: shares one density among the heads, and finds their planted patterns, for three seeds',
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
+      const space: readonly SearchPattern[] = [
+        { kind: 'a_shape', initSize: 16, localSize: 32 },
+        { kind: 'vertical_slash', verticalSize: 50, slashSize: 102 },
+        { kind: 'block_sparse', topK: 4 },
+        { kind: 'a_shape', initSize: 64, localSize: 256 },
+      ];
+      for (const seed of [1, 2, 3]) {
+        const source = sourceOf(ctx, [inputFor(ctx, plantPatterns(seed))]);
+        let state: SearchState | undefined;
+        const { layers } = await searchPatterns(prefill, source, {
+          space,
+          targetDensity: 0.35,
+          onState: (s) => {
+            state = s;
+          },
+        });
+        const heads = layers[0]?.heads ?? [];
+        const chosen = heads.map((h) => h.candidates[h.best] as CandidateResult);
+        const table = JSON.stringify(heads.map((h) => [h.best, h.candidates.map((c) => [c.pattern.kind, c.density, c.recall])]));
+        assert(chosen.map((c) => c.pattern.kind).join() === 'a_shape,vertical_slash,block_sparse', `seed ${seed}: ${table}`);
+        assert(
+          chosen.every((c) => c.recall > 0.9),
+          `seed ${seed}: the planted mass is kept: ${table}`,
+        );
+        assert(chosen.reduce((sum, c) => sum + c.density, 0) / 3 <= 0.35, `seed ${seed}: mean density: ${table}`);
+        const again = await searchPatterns(prefill, source, { space, targetDensity: 0.2, resume: state as SearchState });
+        const densities = again.layers[0]?.heads.map((h) => h.candidates[h.best]?.density ?? 1) ?? [];
+        assert(densities.reduce((sum, d) => sum + d, 0) / 3 <= 0.2, `seed ${seed}: a tighter limit: ${densities.join()}`);
+        const refused = async (options: SearchOptions): Promise<unknown> =>
+          searchPatterns(prefill, source, { space, ...options }).then(
+            () => undefined,
+            (e: unknown) => (e instanceof MinferenceError ? e.argument : e),
+          );
+        for (const targetDensity of [0, 1.01, Number.NaN]) {
+          assert((await refused({ targetDensity })) === 'targetDensity', `target density ${targetDensity}`);
+        }
+        assert((await refused({ targetDensity: 0.3, target: { density: 0.3 } })) === 'target', 'two targets');
+        assert(
+          (await refused({ targetDensity: 0.01, resume: state as SearchState })) === 'targetDensity',
+          'less than the cheapest',
+        );
       }
       prefill.destroy();
     },

@@ -25,7 +25,7 @@ test.skipIf(!existsSync(file))(
       const ids = loaded.tokenizer?.encode(readFileSync(path(`assets/text/${fixture.text}`), 'utf8'), false) ?? [];
       expect(ids).toHaveLength(fixture.textTokens);
       let same = 0;
-      let [own, theirs, predicted] = [0, 0, 0];
+      let [own, theirs, apart, predicted] = [0, 0, 0, 0];
       for (const { start, tokens, top, log } of windows) {
         expect(ids.slice(start, start + tokens.length)).toEqual(tokens);
         model.reset();
@@ -41,15 +41,19 @@ test.skipIf(!existsSync(file))(
         expect(logProbs).toHaveLength(log.length);
         own += logProbs.reduce((sum, p) => sum + p, 0);
         theirs += log.reduce((sum, p) => sum + p, 0);
+        apart += log.reduce((sum, p, i) => sum + Math.abs(p - (logProbs[i] ?? Number.NaN)), 0);
         predicted += log.length;
       }
       const perplexity = Math.exp(-own / predicted);
       const ratio = perplexity / Math.exp(-theirs / predicted);
+      const mean = apart / predicted;
       console.info(
-        `${model.profile.tier}: top-1 ${same} of ${positions}, perplexity ${perplexity.toFixed(3)}, ratio ${ratio.toFixed(5)}`,
+        `${model.profile.tier}: top-1 ${same} of ${positions}, perplexity ${perplexity.toFixed(3)} (${ratio.toFixed(5)} of theirs), ` +
+          `log-probabilities ${mean.toFixed(5)} apart on average`,
       );
       expect(same / positions).toBeGreaterThanOrEqual(0.99);
       expect(Math.abs(ratio - 1)).toBeLessThan(0.005);
+      expect(mean).toBeLessThan(0.01);
     } finally {
       model.destroy();
       await loaded.close();

@@ -1,9 +1,11 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
 import { heatmapSvg } from '../../src/cli/heatmap.js';
 import { MinferenceError } from '../../src/errors.js';
+import { allocateDensity, type DensityChoice } from '../../src/patterns/allocate.js';
 import {
   headConfigOf,
   parsePatternConfig,
@@ -12,6 +14,7 @@ import {
   summarizePatternConfig,
 } from '../../src/patterns/config.js';
 import { configForModel, findModel, MODELS } from '../../src/patterns/models.js';
+import { allocationSpace } from '../../src/patterns/search.js';
 
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
 const published = path('../../../shared/data/minference-configs/');
@@ -135,6 +138,67 @@ describe('pattern files', () => {
     });
     await expect(configForModel('Qwen2-7B-Instruct', async () => SMALL)).rejects.toMatchObject({ code: 'file' });
     await expect(configForModel('Qwen2-7B-Instruct', () => Promise.reject(new Error('offline')))).rejects.toThrow('offline');
+  });
+});
+
+describe('allocation of density', () => {
+  const choice = fc.record({
+    density: fc.double({ min: 0.01, max: 1, noNaN: true }),
+    value: fc.double({ min: 0, max: 1, noNaN: true }),
+  });
+  const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+
+  test('stays within the limit, and within one step of the best of all choices', () => {
+    const heads = fc.array(fc.array(choice, { minLength: 1, maxLength: 5 }), { minLength: 1, maxLength: 4 });
+    fc.assert(
+      fc.property(heads, fc.double({ min: 0.01, max: 1, noNaN: true }), (all, share) => {
+        const cheapest = mean(all.map((c) => Math.min(...c.map((x) => x.density))));
+        const limit = Math.min(1, cheapest + share * (1 - cheapest) + 1e-9);
+        const best = allocateDensity(all, limit);
+        const taken = all.map((c, h) => c[best[h] as number] as DensityChoice);
+        expect(mean(taken.map((c) => c.density))).toBeLessThanOrEqual(limit + 1e-12);
+        const combinations = all.reduce<DensityChoice[][]>((list, c) => list.flatMap((l) => c.map((x) => [...l, x])), [[]]);
+        const fitting = combinations.filter((l) => mean(l.map((x) => x.density)) <= limit);
+        const optimum = Math.max(...fitting.map((l) => mean(l.map((x) => x.value))));
+        const gap = Math.max(...all.map((c) => Math.max(...c.map((x) => x.value)) - Math.min(...c.map((x) => x.value))));
+        const value = mean(taken.map((c) => c.value));
+        expect(value).toBeLessThanOrEqual(optimum + 1e-12);
+        expect(value).toBeGreaterThanOrEqual(optimum - gap / all.length - 1e-12);
+        // No single change that still fits brings more.
+        all.forEach((c, h) => {
+          const now = taken[h] as DensityChoice;
+          const left = limit * all.length - taken.reduce((sum, x) => sum + x.density, 0);
+          for (const x of c) expect(x.value <= now.value || x.density - now.density > left - 1e-12).toBe(true);
+        });
+      }),
+    );
+  });
+
+  test('is the optimum where the budget is used up by whole steps', () => {
+    const diffuse = [0.1, 0.3, 0.5, 0.9].map((density) => ({ density, value: Math.sqrt(density) }));
+    const local = [0.1, 0.3, 0.5, 0.9].map((density) => ({ density, value: 0.99 + density / 100 }));
+    expect(allocateDensity([diffuse, local], 0.3)).toEqual([2, 0]);
+    expect(allocateDensity([diffuse, local], 0.5)).toEqual([3, 0]);
+    expect(allocateDensity([diffuse, local], 1)).toEqual([3, 3]);
+  });
+
+  test('refuses what cannot be', () => {
+    const head = [{ density: 0.2, value: 1 }];
+    for (const limit of [0, -1, 1.5, Number.NaN, '0.5' as unknown as number]) {
+      expect(thrown(() => allocateDensity([head], limit)).argument).toBe('targetDensity');
+    }
+    expect(thrown(() => allocateDensity([head], 0.1)).message).toContain('0.2000');
+    expect(thrown(() => allocateDensity([head, []], 0.5)).argument).toBe('heads[1]');
+  });
+
+  test('the candidates are in proportion to the length', () => {
+    const [short, long] = [allocationSpace(4096), allocationSpace(8192)];
+    expect(short).toHaveLength(long.length);
+    expect(long).toContainEqual({ kind: 'vertical_slash', verticalSize: 2048, slashSize: 448 });
+    expect(short).toContainEqual({ kind: 'vertical_slash', verticalSize: 1024, slashSize: 224 });
+    expect(long).toContainEqual({ kind: 'block_sparse', topK: 16 });
+    expect(short).toContainEqual({ kind: 'a_shape', initSize: 16, localSize: 128 });
+    for (const p of allocationSpace(1)) expect(Object.values(p).every((x) => typeof x === 'string' || x >= 1)).toBe(true);
   });
 });
 
