@@ -64,5 +64,6 @@ if [ "${1:-}" = --tests ]; then
   else
     say "Chromium comes as a snap here: set CHROMIUM to a Chrome or Chromium binary, or its tests are skipped"
   fi
+  bash scripts/fetch_smollm2.sh >/dev/null || say "SmolLM2's weights cannot be had: tests that need them are skipped"
 fi
 say "done"

@@ -14,6 +14,7 @@ export { type ErrorCode, type ErrorDetails, MinferenceError } from './errors.js'
 export { type AttentionKernel, type AttentionTiling, HEAD_DIMS, INDEX_BLOCK } from './kernels/attention.js';
 export type { MatrixStaging, MatrixTiling } from './kernels/matrix_config.js';
 export type { DType } from './kernels/tensor.js';
+export { allocateDensity, type DensityChoice } from './patterns/allocate.js';
 export {
   adjustPatterns,
   CONFIG_PATTERNS,
@@ -42,6 +43,7 @@ export {
   RecallMeter,
 } from './patterns/recall.js';
 export {
+  allocationSpace,
   type CandidateResult,
   type LayerResult,
   SEARCH_SPACE,

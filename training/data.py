@@ -1,11 +1,11 @@
 """Training and evaluation text: retrieval tasks, public-domain novels, generated English.
 
-A row is a list of tokens with a class for each: IGNORE (random content that nothing predicts), TEXT (plain language modelling) or
-ANSWER (what a question asks for, found earlier in the row). Every row of training is made from its index alone, so a run that
-resumes sees the rows that it would have seen.
+A row is a list of tokens with a class for each: IGNORE (random content that nothing predicts), TEXT (plain language) or ANSWER
+(what a question asks for, found earlier in the row). Every row of training is made from its index alone, so a run that resumes
+sees the rows that it would have seen.
 
-Text is encoded piece by piece. A piece starts where the tokenizer starts a new word anyway (at a space, a line break or a digit), so
-the tokens of a row are those of its text (`test.py` checks this).
+Text is encoded piece by piece. A piece starts where the tokenizer starts a new word anyway (at a space, a line break or a
+digit), so the tokens of a row are those of its text (`test.py` checks this).
 
     python3 training/data.py tokenizer     # trains tokenizer.json
     python3 training/data.py show 512 3    # prints rows
@@ -67,15 +67,21 @@ dropped examined finished followed forgot found gave guarded held hid kept kicke
 mended missed moved needed noticed offered opened ordered owned packed painted paid placed praised prepared pulled pushed raised
 received remembered repaired returned saved saw searched sent sharpened shook showed sold stole studied threw touched traded turned
 used visited wanted washed watched wrapped wrote""".split()
-MOTIONS = """walked ran drove sailed rode wandered hurried travelled climbed returned marched flew went came moved crept""".split()
+MOTIONS = (
+    """walked ran drove sailed rode wandered hurried travelled climbed returned marched flew went came moved crept""".split()
+)
 STATES = """slept waited laughed smiled wept listened rested worked played sang danced whispered shouted argued hesitated stayed
 agreed nodded dreamed""".split()
 ADVERBS = """slowly quickly quietly carefully gladly suddenly often never always again soon later today yesterday patiently proudly
 bravely alone together at once at last in silence with care without a word in the morning after dinner before noon""".split()
 TIMES = """In the morning|At noon|In the evening|Last night|Every day|One day|Long ago|On Monday|On Sunday|In spring|In winter|After
-the storm|Before sunrise|At midnight|A week later|The next day|For many years|Once a month|By that time|Meanwhile""".replace("\n", " ").split("|")
+the storm|Before sunrise|At midnight|A week later|The next day|For many years|Once a month|By that time|Meanwhile""".replace(
+    "\n", " "
+).split("|")
 TOPICS = """the weather|the price of bread|the old war|a letter from home|the new school|their friends|the harvest|a strange dream|the
-road to the north|the price of land|the coming winter|the health of the king|music|the sea|money|the wedding""".replace("\n", " ").split("|")
+road to the north|the price of land|the coming winter|the health of the king|music|the sea|money|the wedding""".replace(
+    "\n", " "
+).split("|")
 NOISE = (
     " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."  # the filler of passkey tests
 )
@@ -111,7 +117,7 @@ def english(rng: np.random.Generator) -> str:
     elif kind < 0.90:
         body = f"{pick(TIMES)}, {who()} talked with {who()} about {pick(TOPICS)}"
     else:
-        body = f"\"{pick(['Where is', 'Who has', 'I cannot find', 'Please bring', 'We need', 'I remember'])} {thing()},\" said {who()}"
+        body = f'"{pick(["Where is", "Who has", "I cannot find", "Please bring", "We need", "I remember"])} {thing()}," said {who()}'
     return " " + body[0].upper() + body[1:] + "."
 
 
@@ -152,7 +158,13 @@ def train_tokenizer() -> None:
     generated += "".join(story(rng) for _ in range(4_000))
     words = "".join(f" {w} {w}\n" for w in NOUNS + ADJECTIVES + NAMES + PLACES + SPICES + TOWNS for _ in range(12))
     words += "".join(f" {c}-{a}-1" for c in COLOURS for a in ANIMALS for _ in range(3))
-    templates = [*INTROS.values(), *(t.format(a="Anna") for group in NEEDLES + CODES for t in group), ASK_VALUE, ASK_NAMES, PASSKEY]
+    templates = [
+        *INTROS.values(),
+        *(t.format(a="Anna") for group in NEEDLES + CODES for t in group),
+        ASK_VALUE,
+        ASK_NAMES,
+        PASSKEY,
+    ]
     tasks = "".join(f"{t}\n\nText: \n\n{t}\nAnswer: {t} VAR = " for t in templates) * 40
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB,
@@ -160,10 +172,16 @@ def train_tokenizer() -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([novels[i : i + 100_000] for i in range(0, len(novels), 100_000)] + [generated, words, tasks], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))])
+    tokenizer.train_from_iterator(
+        [novels[i : i + 100_000] for i in range(0, len(novels), 100_000)] + [generated, words, tasks], trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
     tokenizer.save(str(TOKENIZER))
-    print(f"{TOKENIZER.name}: {tokenizer.get_vocab_size()} tokens; {len(novels) / len(tokenizer.encode(novels).ids):.2f} characters a token in the novels")
+    print(
+        f"{TOKENIZER.name}: {tokenizer.get_vocab_size()} tokens; {len(novels) / len(tokenizer.encode(novels).ids):.2f} characters a token in the novels"
+    )
 
 
 def novel_text() -> str:
@@ -221,7 +239,7 @@ PASSKEY = "What is the pass key? The pass key is Keep in mind that is the pass k
 ASK_VALUE = "What is the value of the variable? The value of is"
 ASK_NAMES = "Which 5 variables have the value directly or by way of other variables? The 5 variables with the value are:"
 
-#: Introductions of the tasks of `minference eval` (src/eval/tasks.ts); prompts here are put together as there (src/eval/prompt.ts).
+#: Introductions of the tasks of `minference eval` (src/eval/tasks.ts); prompts are put together as in src/eval/prompt.ts.
 INTROS = {
     "passkey": "A pass key is hidden in the text below. Find it and keep it in mind; nothing else matters.",
     "needle": "Read the text below. A question about it follows.",
@@ -407,7 +425,9 @@ class Corpus:
             value = self._encode(f" {values[c]}")
             for h, name in enumerate(chain):
                 right = value if h == 0 else self._encode(f" VAR {chain[h - 1]}")
-                task.facts.append(self.fact((" VAR", TEXT), (self._encode(f" {name}"), IGNORE), (" =", TEXT), (right, IGNORE), (".", TEXT)))
+                task.facts.append(
+                    self.fact((" VAR", TEXT), (self._encode(f" {name}"), IGNORE), (" =", TEXT), (right, IGNORE), (".", TEXT))
+                )
                 if not exact:
                     ask = self.ask(f"What is the value of the variable {name}?", f"The value of {name} is", value)
                     task.questions.append((ask, ids[: h + 1]))
@@ -416,7 +436,9 @@ class Corpus:
                 f"Which {links} variables have the value {values[c]}, directly or by way of other variables?"
                 if several
                 else f"Which variable has the value {values[c]}?",
-                f"The {links} variables with the value {values[c]} are:" if several else f"The variable with the value {values[c]} is",
+                f"The {links} variables with the value {values[c]} are:"
+                if several
+                else f"The variable with the value {values[c]} is",
                 self._encode(" " + ", ".join(chain)),
             )
             if not exact or c == 0:
@@ -502,9 +524,18 @@ class Corpus:
         self.compose(rng, row, task, chosen, 0 if dense else room - used - 24, spread)
 
     def compose(
-        self, rng, row: Row, task: Task, questions, space: int, spread: bool, depths=None, filler: Filler | None = None, cut: bool = False
+        self,
+        rng,
+        row: Row,
+        task: Task,
+        questions,
+        space: int,
+        spread: bool,
+        depths=None,
+        filler: Filler | None = None,
+        cut: bool = False,
     ) -> None:
-        """Lays facts out in `space` tokens of filler (about; exactly if sentences may be cut), each question behind what it needs."""
+        """Lays facts out in `space` tokens of filler (exactly if sentences may be cut), each question behind what it needs."""
         depths = rng.random(len(task.facts)) if depths is None else np.asarray(depths, float)
         for chain in task.chains:
             depths[chain] = np.sort(depths[chain])
@@ -535,7 +566,9 @@ class Corpus:
         # Lines of codes fill their whole text; each takes 18 tokens or a few more.
         count = max(1, (length - 80) // 19) if kind == "kv" else 1
         while True:
-            task = {"passkey": self.passkey, "needle": self.needle, "kv": self.codes, "variables": self.variables}[kind](rng, count, exact=True)
+            task = {"passkey": self.passkey, "needle": self.needle, "kv": self.codes, "variables": self.variables}[kind](
+                rng, count, exact=True
+            )
             question, needs = task.questions[0]
             row = Row([self.bos], [TEXT])
             row.add(self.encode(f"{INTROS[kind]}\n\nText:"), TEXT)
@@ -546,7 +579,9 @@ class Corpus:
         depths = rng.random(len(task.facts))
         if kind != "variables":
             depths[needs] = depth
-        self.compose(rng, row, task, [(question, needs)], 0 if kind == "kv" else space, False, depths, getattr(self, filler), cut=True)
+        self.compose(
+            rng, row, task, [(question, needs)], 0 if kind == "kv" else space, False, depths, getattr(self, filler), cut=True
+        )
         end = len(row) - 2  # without the full stop and the end
         start = end
         while start > 0 and row.classes[start - 1] == ANSWER:
@@ -573,7 +608,7 @@ def sentences(text: str):
     """Splits text where a space or a line break follows a sentence; each piece begins with that space or break."""
     start = 0
     for i in range(1, len(text) - 1):
-        if (text[i] == " " and text[i - 1] in ".!?\"" and (text[i + 1].isupper() or text[i + 1] == '"')) or (
+        if (text[i] == " " and text[i - 1] in '.!?"' and (text[i + 1].isupper() or text[i + 1] == '"')) or (
             text[i] == "\n" and text[i - 1] != "\n"
         ):
             yield text[start:i]
@@ -622,5 +657,10 @@ if __name__ == "__main__":
         for i in range(int(sys.argv[3])):
             row = corpus.row(np.random.default_rng(i), int(sys.argv[2]))
             marks = ["\x1b[2m", "", "\x1b[1;32m"]
-            print("".join(f"{marks[c]}{corpus.tokenizer.decode([t], skip_special_tokens=False)}\x1b[0m" for t, c in zip(row.ids, row.classes)))
+            print(
+                "".join(
+                    f"{marks[c]}{corpus.tokenizer.decode([t], skip_special_tokens=False)}\x1b[0m"
+                    for t, c in zip(row.ids, row.classes)
+                )
+            )
             print("-" * 100)

@@ -3,8 +3,8 @@
 
     python3 training/evaluate.py DIR --lengths 1024,8192,32768 --samples 20
 
-An answer counts when all its tokens are the most likely ones, so this is what greedy decoding would give; one forward pass over the
-prompt with its answer decides it. DIR is a checkpoint.
+An answer counts when all its tokens are the most likely ones, which is what greedy decoding would give; one forward pass over
+the prompt with its answer decides it. DIR is a checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def answer(model: Llama, prompt: list[int], expected: list[int]) -> tuple[bool, 
     return bool(right.all()), float(right.float().mean())
 
 
-def accuracy(model: Llama, corpus: Corpus, task: str, length: int, depth: float, samples: int, seed: int, filler: str) -> tuple[float, float]:
+def accuracy(
+    model: Llama, corpus: Corpus, task: str, length: int, depth: float, samples: int, seed: int, filler: str
+) -> tuple[float, float]:
     results = []
     for i in range(samples):
         rng = np.random.default_rng([seed, TASKS.index(task), length, round(1000 * depth), i])

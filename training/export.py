@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a checkpoint as a Hugging Face folder in f16 and as one GGUF file in Q8_0.
 
-    python3 training/export.py CHECKPOINT --hf FOLDER --gguf FILE
+python3 training/export.py CHECKPOINT --hf FOLDER --gguf FILE
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ def write_hf(folder: Path, config: Config, weights: dict[str, torch.Tensor]) -> 
 
     folder.mkdir(parents=True, exist_ok=True)
     vocab = json.loads(TOKENIZER.read_text())["model"]["vocab"]
-    save_file({f"model.{n}": w.half().contiguous() for n, w in weights.items()}, str(folder / "model.safetensors"), {"format": "pt"})
+    save_file(
+        {f"model.{n}": w.half().contiguous() for n, w in weights.items()}, str(folder / "model.safetensors"), {"format": "pt"}
+    )
     description = config.huggingface(vocab[BOS], vocab[EOS])
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
     generation = {"bos_token_id": vocab[BOS], "eos_token_id": vocab[EOS]}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": EOS, "model_max_length": config.context}
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "model_max_length": config.context,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
     shutil.copy(TOKENIZER, folder / "tokenizer.json")
 

@@ -5,7 +5,7 @@ Parameters carry the names of Hugging Face's Llama, so the state is what `export
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +162,3 @@ def losses(x: Tensor, head: Tensor, targets: Tensor, classes: Tensor) -> Tensor:
     text, answer = (classes == 1).float(), (classes == 2).float()
     right = (logits.detach().argmax(-1) == targets).float() * answer
     return torch.stack([(each * text).sum(), text.sum(), (each * answer).sum(), answer.sum(), right.sum()])
-
-
-def describe(c: Config) -> dict:
-    return asdict(c)

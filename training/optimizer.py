@@ -1,7 +1,7 @@
 """Muon for the matrices of the layers, AdamW for embeddings and norms; and a compact form of their state.
 
-Muon (Jordan et al., 2024): momentum, made orthogonal by Newton-Schulz steps, scaled to the size of AdamW's updates as in Moonlight
-(arXiv 2502.16982), so one learning rate serves both. Matrices of one shape are made orthogonal together.
+Muon (Jordan et al., 2024): momentum, made orthogonal by Newton-Schulz steps, scaled to the size of AdamW's updates as in
+Moonlight (arXiv 2502.16982), so one learning rate serves both. Matrices of one shape are made orthogonal together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks of the recipe on a CPU: data, resuming, export. Takes a minute or two.
 
-    python3 training/test.py
+python3 training/test.py
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint import load, save
-from data import ANSWER, EOS, BOS, TOKENIZER, VOCAB, Batches, Corpus
-from export import write_gguf, write_hf, weights_of
-from model import SIZES, Config, Llama
+from checkpoint import save
+from data import ANSWER, VOCAB, Batches, Corpus
+from export import write_gguf, write_hf
+from model import SIZES, Llama
 from optimizer import Optimizer, orthogonal
 
 HERE = Path(__file__).parent
@@ -89,11 +89,14 @@ class Training(unittest.TestCase):
 
     def test_resuming_gives_the_losses_of_an_uninterrupted_run(self):
         def run(folder: Path, *more: str) -> list[dict]:
-            common = "--size tiny --plan 64:1:256:1:0.5,128:1:256:1:0 --budget-steps 8 --log-every 1 --workers 0 --final-eval 0 --compile 0"
-            command = [sys.executable, str(HERE / "train.py"), "--out", str(folder), *common.split(), *more]
+            common = "--size tiny --plan 64:1:256:1:0.5,128:1:256:1:0 --budget-steps 8 --log-every 1"
+            plain = "--workers 0 --final-eval 0 --compile 0"
+            command = [sys.executable, str(HERE / "train.py"), "--out", str(folder), *common.split(), *plain.split(), *more]
             subprocess.run(command, check=True, capture_output=True)
             lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-            return [{k: e[k] for k in ("step", "length", "text_loss", "answer_loss", "rate")} for e in lines if "text_loss" in e]
+            return [
+                {k: e[k] for k in ("step", "length", "text_loss", "answer_loss", "rate")} for e in lines if "text_loss" in e
+            ]
 
         with tempfile.TemporaryDirectory() as name:
             # Checkpoints round the state; the run that is not interrupted writes them too.
@@ -129,7 +132,9 @@ class Export(unittest.TestCase):
         mine = model.logits(ids)
         with tempfile.TemporaryDirectory() as name:
             write_hf(Path(name, "hf"), config, weights)
-            theirs = LlamaForCausalLM.from_pretrained(str(Path(name, "hf")), dtype=torch.float32, attn_implementation="eager").eval()
+            theirs = LlamaForCausalLM.from_pretrained(
+                str(Path(name, "hf")), dtype=torch.float32, attn_implementation="eager"
+            ).eval()
             with torch.no_grad():
                 self.assertLess((theirs(ids).logits - mine).abs().max().item(), 1e-4 * mine.abs().max().item())
             tokenizer = AutoTokenizer.from_pretrained(str(Path(name, "hf")))

@@ -4,15 +4,14 @@
     python3 training/train.py --out OUT --seconds 500                  # first slice
     python3 training/train.py --out OUT --seconds 500 --resume DIR     # next slice
 
-The curriculum (PLAN) gives each stage a share of the whole budget, which is counted in seconds of training (`--budget-seconds`), so
-that it fits whatever the speed, or in steps (`--budget-steps`), so that a run can be repeated exactly.
+The curriculum (PLAN) gives each stage a share of the whole budget. The budget is counted in seconds of training
+(`--budget-seconds`), so that it fits whatever the speed, or in steps (`--budget-steps`), so that a run can be repeated exactly.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -46,7 +45,10 @@ class Stage:
 
 
 #: length:share:tokens of a step:rate:skip. Rows of up to 256 tokens are drills.
-PLAN = "256:0.04:65536:1:0,512:0.14:131072:1:0.2,2048:0.20:262144:1:0.3,8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0"
+PLAN = (
+    "64:0.02:65536:1:0,256:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
+    "8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0"
+)
 
 
 def parse_plan(text: str) -> list[Stage]:
@@ -97,7 +99,15 @@ def feed(args, corpus, stage: Stage, rows: int, first: int, reach: int):
         return (batches[i] for i in range(1 << 30))
     ordered = range(1 << 30)
     return iter(
-        DataLoader(batches, sampler=ordered, batch_size=None, num_workers=args.workers, prefetch_factor=2, pin_memory=args.cuda, worker_init_fn=serial)
+        DataLoader(
+            batches,
+            sampler=ordered,
+            batch_size=None,
+            num_workers=args.workers,
+            prefetch_factor=2,
+            pin_memory=args.cuda,
+            worker_init_fn=serial,
+        )
     )
 
 
