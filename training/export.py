@@ -123,11 +123,39 @@ def write_gguf(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> 
     out.close()
 
 
+def write_card(path: Path, config: Config, meta: dict, results: dict | None) -> None:
+    """The model card, with the accuracies that `evaluate.py --out` wrote."""
+    lines = [
+        f"# {NAME}",
+        "",
+        f"A Llama of {config.layers} layers, width {config.width}, {config.heads} query heads and {config.kv_heads} KV heads of size",
+        f"{config.head_dim}, with a vocabulary of {config.vocab:,} tokens, made to find facts in contexts of up to {config.context:,}",
+        "tokens. It shows what sparse attention keeps and loses; it knows nothing of the world and holds no conversation.",
+        "",
+        f"Trained from scratch on {meta['tokens']:,} tokens in {meta['step']:,} steps, by the recipe in `training/`: generated retrieval",
+        "tasks, generated English, and Jane Austen's novels (public domain). Prompts as `minference eval` writes them suit it, others may",
+        "not. Digits are tokens of their own; texts begin with `<|begin|>`; answers end with `<|end|>`.",
+        "",
+        "Licence: that of this repository.",
+    ]
+    if results:
+        lengths = sorted({int(n) for task in results["tasks"].values() for n in task})
+        lines += ["", "Share of answers that are right in all tokens, mean over depths (greedy, dense attention, bf16):", ""]
+        lines += ["| task | " + " | ".join(f"{n:,}" for n in lengths) + " |", "| --- |" + " --- |" * len(lengths)]
+        for task, rows in results["tasks"].items():
+            cells = [f"{100 * np.mean(rows[str(n)]):.0f} %" if str(n) in rows else "" for n in lengths]
+            lines.append(f"| {task} | " + " | ".join(cells) + " |")
+        lines += ["", f"Loss on held-out text (_Persuasion_, chapters 1 and 2): {results['text_loss']:.2f} nats a token."]
+    path.write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("checkpoint", type=Path)
     p.add_argument("--hf", type=Path)
     p.add_argument("--gguf", type=Path)
+    p.add_argument("--card", type=Path, help="model card to write")
+    p.add_argument("--results", type=Path, help="what evaluate.py wrote, for the card")
     args = p.parse_args()
     meta, tensors = read(args.checkpoint)
     config, weights = Config(**meta["config"]), weights_of(tensors)
@@ -137,6 +165,8 @@ def main() -> None:
     if args.gguf:
         write_gguf(args.gguf, config, weights)
         print(f"{args.gguf}: {args.gguf.stat().st_size:,} bytes")
+    if args.card:
+        write_card(args.card, config, meta, json.loads(args.results.read_text()) if args.results else None)
 
 
 if __name__ == "__main__":
