@@ -478,13 +478,15 @@ class Corpus:
             if rng.random() < 0.6:
                 row.join(self.copies(rng, int(rng.integers(16, max(17, room)))))
                 continue
-            # Pairs of words, in two orders.
-            count = int(rng.integers(2, max(3, min(room // 8, 24))))
+            # Words with words or numbers, in two orders. The digits of a number have to be told apart by their places.
+            digits = int(rng.integers(2, 7)) if rng.random() < 0.5 else 0
+            count = int(rng.integers(2, max(3, min(room // (2 * digits + 8), 24))))
             words = self.distinct(rng, 2 * count)
+            values = [self.number(rng, digits) if digits else self.encode(" " + word) for word in words[count:]]
             for kind, order in ((IGNORE, range(count)), (ANSWER, rng.permutation(count))):
                 for i in order:
-                    row.add(self.encode(f"\n {words[2 * i]}"), IGNORE)
-                    row.add(self.encode(" " + words[2 * i + 1]), kind)
+                    row.add(self.encode(f"\n {words[i]}"), IGNORE)
+                    row.add(values[i], kind)
         return self.finish(rng, row, length)
 
     def task(self, rng, row: Row, room: int) -> None:

@@ -46,7 +46,7 @@ class Stage:
 
 #: length:share:tokens of a step:rate:skip. Rows of up to 256 tokens are drills.
 PLAN = (
-    "64:0.02:65536:1:0,256:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
+    "32:0.02:65536:1:0,128:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
     "8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0"
 )
 
@@ -297,7 +297,7 @@ def main() -> None:
                 break
             log({"evaluation": length, **evaluate.quick(model, length, samples=12, seconds=left / 3)})
     logfile.close()
-    os._exit(0)  # without waiting for the workers
+    source = None  # ends the workers
 
 
 if __name__ == "__main__":
