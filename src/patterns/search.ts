@@ -318,6 +318,7 @@ function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedS
   const fingerprint = JSON.stringify({
     source: source.name,
     layers: source.layers,
+    // The default depends on the layer's length; any length tells it apart.
     space: space ?? allocationSpace(8192),
     target,
     // What allocation measures does not depend on the limit.

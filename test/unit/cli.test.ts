@@ -109,7 +109,7 @@ test("prefill takes MInference's options", async () => {
     'vertical_slash:1000,6096',
   ]);
   expect(new Set(await patterns('--config', layer9, '--vs-only', '70,80'))).toEqual(new Set(['vertical_slash:70,80']));
-  expect((await patterns('--config', layer9, '--budget-ratio', '0.1'))[0]).toBe('vertical_slash:154,50');
+  expect((await patterns('--config', layer9, '--budget-ratio', '0.1'))[0]).toBe('vertical_slash:134,50');
   expect(new Set(await patterns('--starting-layer', '3', '--layer', '2'))).toEqual(new Set(['dense']));
 });
 

@@ -18,7 +18,9 @@ import { allocationSpace } from '../../src/patterns/search.js';
 
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
 const published = path('../../../shared/data/minference-configs/');
-const own = path('../../assets/configs/smollm2-135m-layer9.json');
+const layer9 = path('../../assets/configs/smollm2-135m-layer9.json');
+const wholeModel = path('../../assets/configs/smollm2-135m.json');
+const fiveLayers = path('../../assets/configs/smollm2-135m-layers3-9-15-21-27.json');
 
 /** Head patterns as a file has them. */
 const VS = ['vertical_and_slash', 1000, 6096, 0.9];
@@ -59,11 +61,19 @@ describe('pattern files', () => {
     });
   }
 
-  test('the file of this project is read and written unchanged', () => {
-    const text = readFileSync(own, 'utf8');
-    const config = parsePatternConfig(text, own);
+  test.each([
+    [layer9, 1],
+    [wholeModel, 30],
+    [fiveLayers, 5],
+  ])('%s is read and written unchanged', (file, layers) => {
+    const text = readFileSync(file, 'utf8');
+    const config = parsePatternConfig(text, file);
     expect(serializePatternConfig(config)).toBe(text);
-    expect(config.layers.map((l) => l.length)).toEqual([9]);
+    expect(config.layers.map((l) => l.length)).toEqual(new Array(layers).fill(9));
+  });
+
+  test.each([wholeModel, fiveLayers])('%s keeps 97 %% of the attention, by its scores', (file) => {
+    expect(summarizePatternConfig(parsePatternConfig(readFileSync(file, 'utf8'))).meanScore).toBeGreaterThan(0.97);
   });
 
   test.each([
@@ -218,10 +228,10 @@ describe('commands', () => {
   }
 
   test('config shows and counts a file', async () => {
-    const text = await cli('config', own);
+    const text = await cli('config', layer9);
     expect(text.code).toBe(0);
     expect(text.out).toContain('1 layers of 9 heads');
-    const json = await cli('config', own, '--json');
+    const json = await cli('config', layer9, '--json');
     expect(JSON.parse(json.out)).toMatchObject({ layers: 1, headsPerLayer: 9, heads: 9 });
     const missing = await cli('config', path('./no such file.json'));
     expect(missing.code).toBe(1);
