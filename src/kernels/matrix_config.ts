@@ -228,6 +228,9 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
     [16, 16, 'overlap'],
     [16, 16, 'single'],
   ]),
+  // Pairs of subgroups that share 32 rows.
+  { ...tiling(8, 1, 'registers', [32, 32, 'prefetch']), pairs: true },
+  { ...tiling(4, 1, 'registers', [32, 32, 'prefetch']), pairs: true },
 ];
 
 /**
