@@ -434,9 +434,10 @@ export const methodCases: SuiteCase[] = [
       const shape = { heads: 4, kvHeads: 2, queries: 640, keys: 640, headDim: 64 };
       const blocks = Array.from({ length: 10 }, (_, b) => (b < 3 ? [] : [1 + ((3 * b) % (b - 1))]));
       const columns = [101, 250, 380];
-      const slashes = [130, 290];
+      // One diagonal: as many whole blocks of diagonals are kept as the best diagonals would fill, so two may have to share one.
+      const slash = 130;
       const budgets = { gamma: 0.9, tau: 0.1, minBudget: 0 };
-      const planted = plantedLayer(shape, [{ blocks }, { blocks }, { columns, slashes }, { columns }], ctx.seed, 20);
+      const planted = plantedLayer(shape, [{ blocks }, { blocks }, { slashes: [slash] }, { columns }], ctx.seed, 20);
       const input = inputFor(ctx, planted);
       const indices = await checkFlexPrefill(ctx, input, [budgets, budgets, budgets, budgets]);
       assert(
@@ -452,14 +453,16 @@ export const methodCases: SuiteCase[] = [
           );
         });
       }
-      const [, , both, only] = indices;
-      assert(both?.kind === 'vertical_slash' && only?.kind === 'vertical_slash', 'columns and diagonals');
+      const [, , along, upright] = indices;
+      assert(along?.kind === 'vertical_slash' && upright?.kind === 'vertical_slash', 'columns and diagonals');
       assert(
-        columns.every((c) => both.columns.includes(c) && only.columns.includes(c)),
+        columns.every((c) => upright.columns.includes(c)),
         'the planted columns are kept',
       );
-      const covered = (s: number): boolean => both.runs.some((lo, i) => i % 2 === 0 && lo <= s && s <= (both.runs[i + 1] ?? 0));
-      assert(slashes.every(covered), 'the planted diagonals are kept');
+      assert(
+        along.runs.some((lo, i) => i % 2 === 0 && lo <= slash && slash <= (along.runs[i + 1] ?? 0)),
+        'the planted diagonal is kept',
+      );
     },
   },
   {
@@ -487,9 +490,15 @@ export const methodCases: SuiteCase[] = [
         if (list.length <= most) assert(kept.join() === [...list].join(), `row block ${b} keeps all of its blocks`);
         const forced = flexPrefillForcedBlocks(input, b, budgets.minBudget);
         const score = (c: number): number => (forced.has(c) ? Number.POSITIVE_INFINITY : (oracle[b * 70 + c] as number));
-        const best = [...list].sort((x, y) => score(y) - score(x)).slice(0, most);
+        const left = list.filter((c) => !kept.includes(c));
         assert(
-          kept.join() === best.sort((x, y) => x - y).join(),
+          kept.length === Math.min(most, list.length) &&
+            kept.every((c, i) => list.includes(c) && (i === 0 || c > (kept[i - 1] as number))),
+          `row block ${b} keeps ${most} of ${[...list].join()}: ${kept.join()}`,
+        );
+        // Scores closer than rounding may come in either order.
+        assert(
+          Math.max(...left.map(score)) <= Math.min(...kept.map(score)) * (1 + 1e-3),
           `row block ${b} keeps the best ${most} of ${[...list].join()}: ${kept.join()}`,
         );
       });
