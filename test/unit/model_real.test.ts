@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { openNodeDevice } from '../../src/device/node.js';
@@ -11,7 +11,8 @@ import fixture from '../fixtures/smollm2-135m-logits.json' with { type: 'json' }
 const path = (name: string): string => fileURLToPath(new URL(`../../${name}`, import.meta.url));
 const file = path(`.build/models/${fixture.model}`);
 
-// Three windows of 128 tokens take a minute or two on a software adapter; WINDOWS=16 compares all 2,048 positions.
+// Three windows of 128 tokens take a minute or two on a software adapter; WINDOWS=16 compares all 2,048 positions, and
+// REPORT=file.json keeps what was found.
 const windows = fixture.windows.slice(0, Number(process.env['WINDOWS'] ?? 3));
 const positions = windows.reduce((sum, w) => sum + w.top.length, 0);
 
@@ -47,6 +48,17 @@ test.skipIf(!existsSync(file))(
       const perplexity = Math.exp(-own / predicted);
       const ratio = perplexity / Math.exp(-theirs / predicted);
       const mean = apart / predicted;
+      const report = {
+        model: fixture.model,
+        device: `${device.adapterInfo.vendor} ${device.adapterInfo.description}`,
+        tier: model.profile.tier,
+        positions,
+        top1: same,
+        perplexity,
+        referencePerplexity: Math.exp(-theirs / predicted),
+        meanLogProbDifference: mean,
+      };
+      if (process.env['REPORT']) writeFileSync(process.env['REPORT'], `${JSON.stringify(report, null, 2)}\n`);
       console.info(
         `${model.profile.tier}: top-1 ${same} of ${positions}, perplexity ${perplexity.toFixed(3)} (${ratio.toFixed(5)} of theirs), ` +
           `log-probabilities ${mean.toFixed(5)} apart on average`,
