@@ -63,22 +63,25 @@ ${matrixSource}`;
  */
 export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Ceilings> {
   const out = device.createBuffer({ size: 65536, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
-  const fma = async (type: 'f32' | 'f16'): Promise<number> => {
-    const loops = Math.max(4, Math.round(1024 * scale));
-    const groups = Math.max(8, Math.round(8192 * scale));
-    const module = device.createShaderModule({
-      code: `${type === 'f16' ? 'enable f16;\n' : ''}alias T = vec4<${type}>;\nalias S = ${type};\n${fmaSource}`,
-    });
-    const pipeline = device.createComputePipeline({ layout: 'auto', compute: { module, constants: { LOOPS: loops } } });
+  /** Milliseconds of a dispatch; the buffers are its bindings 0, 1, ... */
+  const timed = (code: string, constants: Record<string, number>, buffers: GPUBuffer[], groups: number): Promise<number> => {
+    const module = device.createShaderModule({ code });
+    const pipeline = device.createComputePipeline({ layout: 'auto', compute: { module, constants } });
     const group = device.createBindGroup({
       layout: pipeline.getBindGroupLayout(0),
-      entries: [{ binding: 0, resource: { buffer: out } }],
+      entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
     });
-    const ms = await timePasses(device, (pass) => {
+    return timePasses(device, (pass) => {
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, group);
       pass.dispatchWorkgroups(groups);
     });
+  };
+  const fma = async (type: 'f32' | 'f16'): Promise<number> => {
+    const loops = Math.max(4, Math.round(1024 * scale));
+    const groups = Math.max(8, Math.round(8192 * scale));
+    const code = `${type === 'f16' ? 'enable f16;\n' : ''}alias T = vec4<${type}>;\nalias S = ${type};\n${fmaSource}`;
+    const ms = await timed(code, { LOOPS: loops }, [out], groups);
     return (groups * 256 * loops * 64 * 2) / ms / 1e9; // 16 vec4 accumulators, 2 operations each
   };
   const matrix = async (shape: MatrixShape): Promise<number> => {
@@ -87,17 +90,7 @@ export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Cei
     // Numbers as attention has them: products of zeros draw less power and run at a higher clock.
     const operands = Float16Array.from({ length: 8 * 8 * OPERAND }, () => Math.random() - 0.5);
     device.queue.writeBuffer(out, 0, operands.buffer);
-    const module = device.createShaderModule({ code: matrixCeilingShader(shape) });
-    const pipeline = device.createComputePipeline({ layout: 'auto', compute: { module, constants: { LOOPS: loops } } });
-    const group = device.createBindGroup({
-      layout: pipeline.getBindGroupLayout(0),
-      entries: [{ binding: 0, resource: { buffer: out } }],
-    });
-    const ms = await timePasses(device, (pass) => {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(groups);
-    });
+    const ms = await timed(matrixCeilingShader(shape), { LOOPS: loops }, [out], groups);
     // 4 subgroups of 32 in a workgroup, 8 products each.
     return (groups * 4 * loops * 8 * 2 * shape.m * shape.n * shape.k) / ms / 1e9;
   };
@@ -105,22 +98,7 @@ export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Cei
     const bytes = Math.min(device.limits.maxStorageBufferBindingSize, Math.max(2 ** 22, 2 ** 30 * scale)) & ~255;
     const usage = GPUBufferUsage.STORAGE;
     const [from, to] = [device.createBuffer({ size: bytes, usage }), device.createBuffer({ size: bytes, usage })];
-    const pipeline = device.createComputePipeline({
-      layout: 'auto',
-      compute: { module: device.createShaderModule({ code: copySource }) },
-    });
-    const group = device.createBindGroup({
-      layout: pipeline.getBindGroupLayout(0),
-      entries: [
-        { binding: 0, resource: { buffer: from } },
-        { binding: 1, resource: { buffer: to } },
-      ],
-    });
-    const ms = await timePasses(device, (pass) => {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(Math.min(8192, Math.ceil(bytes / 16 / 256)));
-    });
+    const ms = await timed(copySource, {}, [from, to], Math.min(8192, Math.ceil(bytes / 16 / 256)));
     from.destroy();
     to.destroy();
     return (2 * bytes) / ms / 1e6;

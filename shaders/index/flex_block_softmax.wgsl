@@ -8,6 +8,7 @@
 //   0  params
 //   1  heads    (unused, unused, unused, 0: skip this head, else 1 + near)
 //   2  scores   [heads, strip_rows, row_stride] bits of f32
+// lib/merge_statistics.wgsl has merge.
 
 struct SoftmaxParams {
   first_block: u32,      // first row block of the strip
@@ -27,8 +28,6 @@ const INDEX_BLOCK: u32 = 64u;
 const INFINITY_BITS: u32 = 0x7f800000u;
 const M_START: f32 = -1e30;
 
-var<workgroup> shared_statistics: array<vec2<f32>, THREADS>;
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let chosen = heads[workgroup.y].w;
@@ -46,18 +45,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let m = max(own.x, x);
     own = vec2<f32>(m, own.y * exp2(own.x - m) + exp2(x - m));
   }
-  shared_statistics[thread] = own;
-  workgroupBarrier();
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    if (thread < half) {
-      let a = shared_statistics[thread];
-      let b = shared_statistics[thread + half];
-      let m = max(a.x, b.x);
-      shared_statistics[thread] = vec2<f32>(m, a.y * exp2(a.x - m) + b.y * exp2(b.x - m));
-    }
-    workgroupBarrier();
-  }
-  let lse2 = shared_statistics[0].x + log2(shared_statistics[0].y);
+  let all = merge(thread, own);
+  let lse2 = all.x + log2(all.y);
   for (var i = thread; i < params.row_stride; i += THREADS) {
     var bits = 0u;
     if (i < count) {

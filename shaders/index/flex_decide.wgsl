@@ -17,7 +17,7 @@
 //                       0: vertical-slash, or 1 + key blocks before the diagonal that every row block keeps)
 //   6  searches        [heads, 4]: columns by sum, by count, diagonals by sum, by count
 //   7  block_searches  [heads]
-// Constant from the pipeline's prelude: HEAD_DIM.
+// Constant from the pipeline's prelude: HEAD_DIM. lib/merge_statistics.wgsl has merge.
 
 struct DecideParams {
   rows: u32,             // R
@@ -57,25 +57,6 @@ const BLOCK4: u32 = 16u;
 const M_START: f32 = -1e30;
 
 var<workgroup> q_mean: array<vec4<f32>, D4>;
-var<workgroup> shared_statistics: array<vec2<f32>, THREADS>;
-
-// Sum of l * exp2(m) over all threads as one (m, l). Every thread must call this together.
-fn merge(thread: u32, own: vec2<f32>) -> vec2<f32> {
-  workgroupBarrier();
-  shared_statistics[thread] = own;
-  workgroupBarrier();
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    if (thread < half) {
-      let a = shared_statistics[thread];
-      let b = shared_statistics[thread + half];
-      let m = max(a.x, b.x);
-      shared_statistics[thread] = vec2<f32>(m, a.y * exp2(a.x - m) + b.y * exp2(b.x - m));
-    }
-    workgroupBarrier();
-  }
-  return workgroupUniformLoad(&shared_statistics[0]);
-}
-
 // Estimated score of a key block, times log2(e).
 fn block_logit(slot: u32, block: u32) -> f32 {
   let at = (slot * params.k_blocks + block) * D4;

@@ -10,7 +10,7 @@
 //
 // Constants from the pipeline's prelude: HEAD_DIM, D_CHUNK (multiples of 16). The kernel's own files define
 // row_vec4(row, d) and key_vec4(key, d): dimensions 4 * d .. 4 * d + 3 of a row or key of the tile, 0 where there is
-// none. src/index/score_tile.ts writes the aliases Left, Right and Result and, since every matrix must be a variable of
+// none. lib/pack_halves.wgsl has pack_halves. src/index/score_tile.ts writes the aliases Left, Right and Result and, since every matrix must be a variable of
 // its own, the function score_tile.
 
 const TILE_ROWS: u32 = 64u;
@@ -27,15 +27,6 @@ const SCORE_LINE: u32 = 17u;          // 64 scores, padded
 // Free for the kernel to use after score_tile.
 var<workgroup> stage: array<vec4<f32>, 960>;
 var<workgroup> matrix_stage: array<vec4<u32>, max((TILE_ROWS + TILE_KEYS) * LINE, TILE_ROWS * SCORE_LINE)>;
-
-// Eight f32 as eight f16.
-fn pack_halves(a: vec4<f32>, b: vec4<f32>) -> vec4<u32> {
-  return vec4<u32>(
-    bitcast<u32>(vec2<f16>(a.xy)),
-    bitcast<u32>(vec2<f16>(a.zw)),
-    bitcast<u32>(vec2<f16>(b.xy)),
-    bitcast<u32>(vec2<f16>(b.zw)));
-}
 
 // Stages dimensions d0 .. d0 + 8 * depth8 - 1 of all rows and keys.
 fn stage_chunk(d0: u32, depth8: u32, thread: u32) {

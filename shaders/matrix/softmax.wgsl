@@ -10,15 +10,6 @@ const M_START: f32 = -1e16;
 // then stay below 2^8, well inside of f16.
 const MAX_RISE: f32 = 8.0;
 
-// Eight f32 as eight f16.
-fn pack_halves(a: vec4<f32>, b: vec4<f32>) -> vec4<u32> {
-  return vec4<u32>(
-    bitcast<u32>(vec2<f16>(a.xy)),
-    bitcast<u32>(vec2<f16>(a.zw)),
-    bitcast<u32>(vec2<f16>(b.xy)),
-    bitcast<u32>(vec2<f16>(b.zw)));
-}
-
 fn max_of(x: vec4<f32>) -> f32 {
   return max(max(x.x, x.y), max(x.z, x.w));
 }

@@ -7,7 +7,10 @@ import { invalidArgument, MinferenceError } from '../errors.js';
 import { HEAD_DIMS } from '../kernels/attention.js';
 import { type PlantKind, plantLayer } from '../kernels/plant.js';
 import { BYTES, type DType } from '../kernels/tensor.js';
-import { SafetensorsFile } from './safetensors.js';
+import { pathSource } from '../model/load/node.js';
+import { readSafetensors } from '../model/load/safetensors.js';
+import { type ModelSource, readBytes } from '../model/load/source.js';
+import type { StoredTensor } from '../model/load/weights.js';
 
 /** The sample that ships with the package: one attention layer of a small language model on English text. */
 const SAMPLE = 'smollm2-135m-layer9-4k.safetensors';
@@ -113,7 +116,7 @@ function samplePath(): string {
 }
 
 interface OpenedFile {
-  readonly file: SafetensorsFile;
+  readonly file: ModelSource;
   readonly q: FileTensor;
   readonly k: FileTensor;
   readonly v: FileTensor;
@@ -121,12 +124,15 @@ interface OpenedFile {
 
 /** Opens a file and checks that its q, k and v belong together. */
 async function openFile(path: string): Promise<OpenedFile> {
-  const file = await SafetensorsFile.open(path);
+  const bad = (problem: string): MinferenceError => new MinferenceError('file', `${path}: ${problem}`, { argument: path });
+  const file = await pathSource(path);
   try {
-    const q = tensorShape(file, 'q');
-    const k = tensorShape(file, 'k');
-    const v = tensorShape(file, 'v');
-    const bad = (problem: string): MinferenceError => new MinferenceError('file', `${path}: ${problem}`, { argument: path });
+    const tensors = await readSafetensors(file, basename(path));
+    const [q, k, v] = ['q', 'k', 'v'].map((name) => {
+      const tensor = tensors.get(name);
+      if (!tensor) throw bad(`it has no tensor "${name}"; it has ${[...tensors.keys()].join(', ') || 'none'}`);
+      return checkedTensor(path, tensor);
+    }) as [FileTensor, FileTensor, FileTensor];
     if (k.heads !== v.heads || k.rows !== v.rows || q.rows !== k.rows || q.headDim !== k.headDim || q.headDim !== v.headDim) {
       const [qs, ks, vs] = [q, k, v].map((t) => `[${t.heads}, ${t.rows}, ${t.headDim}]`);
       throw bad(`q ${qs}, k ${ks} and v ${vs} do not belong together`);
@@ -146,16 +152,16 @@ function fileInput(source: 'sample' | 'file', opened: OpenedFile, options: Pick<
   const dtype = options.dtype ?? ([q, k, v].every((t) => t.dtype === 'F16') ? 'f16' : 'f32');
   return {
     source,
-    name: basename(file.path),
+    name: basename(q.path),
     numHeads: q.heads,
     numKvHeads: k.heads,
     headDim: q.headDim,
     seqLen,
     dtype,
     load: async (device) => ({
-      q: await upload(device, file, q, seqLen, dtype),
-      k: await upload(device, file, k, seqLen, dtype),
-      v: await upload(device, file, v, seqLen, dtype),
+      q: await upload(device, q, seqLen, dtype),
+      k: await upload(device, k, seqLen, dtype),
+      v: await upload(device, v, seqLen, dtype),
     }),
     close: () => file.close(),
   };
@@ -164,56 +170,52 @@ function fileInput(source: 'sample' | 'file', opened: OpenedFile, options: Pick<
 type FileDType = 'F16' | 'F32' | 'BF16';
 
 interface FileTensor {
-  readonly name: string;
+  readonly path: string;
+  readonly stored: StoredTensor;
   readonly dtype: FileDType;
   readonly heads: number;
   readonly rows: number;
   readonly headDim: number;
 }
 
-function tensorShape(file: SafetensorsFile, name: string): FileTensor {
-  const { dtype, shape } = file.get(name);
+function checkedTensor(path: string, stored: StoredTensor): FileTensor {
+  const { name, dtype, shape } = stored;
   const bad = (problem: string): MinferenceError =>
-    new MinferenceError('file', `${file.path}: tensor "${name}" ${problem}`, { argument: file.path });
+    new MinferenceError('file', `${path}: tensor "${name}" ${problem}`, { argument: path });
   if (dtype !== 'F16' && dtype !== 'F32' && dtype !== 'BF16') throw bad(`is ${dtype}; allowed: F16, BF16, F32`);
   const [heads = 0, rows = 0, headDim = 0] = shape;
   if (shape.length !== 3) throw bad(`has the shape [${shape.join(', ')}]; allowed: [heads, positions, head size]`);
   if (heads < 1 || rows < 1 || rows > MAX_LENGTH) throw bad(`has the shape [${shape.join(', ')}]: nothing to attend to`);
-  return { name, dtype, heads, rows, headDim };
+  return { path, stored, dtype, heads, rows, headDim };
 }
 
 /** Puts the first `seqLen` rows of every head on the GPU, as `dtype`. */
-async function upload(
-  device: GPUDevice,
-  file: SafetensorsFile,
-  tensor: FileTensor,
-  seqLen: number,
-  dtype: DType,
-): Promise<GPUBuffer> {
-  const { name, heads, rows, headDim } = tensor;
+async function upload(device: GPUDevice, tensor: FileTensor, seqLen: number, dtype: DType): Promise<GPUBuffer> {
+  const { stored, heads, rows, headDim } = tensor;
   const fileBytes = tensor.dtype === 'F32' ? 4 : 2;
   const headBytes = seqLen * headDim * BYTES[dtype];
-  const buffer = device.createBuffer({ label: name, size: heads * headBytes, usage: 0x80 | 0x04 | 0x08 }); // STORAGE | COPY_SRC | COPY_DST
-  const entry = file.get(name);
+  const buffer = device.createBuffer({ label: stored.name, size: heads * headBytes, usage: 0x80 | 0x04 | 0x08 }); // STORAGE | COPY_SRC | COPY_DST
   const chunk = Math.max(1, Math.floor(UPLOAD_BYTES / (headDim * 4)));
   for (let head = 0; head < heads; head++) {
     for (let row = 0; row < seqLen; row += chunk) {
-      const count = Math.min(chunk, seqLen - row) * headDim;
-      const bytes = await file.read(entry, (head * rows + row) * headDim * fileBytes, count * fileBytes);
-      device.queue.writeBuffer(buffer, head * headBytes + row * headDim * BYTES[dtype], convert(bytes, tensor, dtype, file.path));
+      const begin = stored.begin + (head * rows + row) * headDim * fileBytes;
+      const end = begin + Math.min(chunk, seqLen - row) * headDim * fileBytes;
+      const bytes = await readBytes(stored.source, stored.file, begin, end);
+      device.queue.writeBuffer(buffer, head * headBytes + row * headDim * BYTES[dtype], convert(bytes, tensor, dtype));
     }
   }
   return buffer;
 }
 
-function convert(bytes: Uint8Array<ArrayBuffer>, tensor: FileTensor, dtype: DType, path: string): ArrayBuffer {
+function convert(bytes: Uint8Array<ArrayBuffer>, tensor: FileTensor, dtype: DType): ArrayBuffer {
+  const { path, stored } = tensor;
   if (tensor.dtype === (dtype === 'f16' ? 'F16' : 'F32')) return bytes.buffer;
   const values = toFloat32(bytes, tensor.dtype);
   if (dtype === 'f32') return values.buffer;
   const narrow = new Float16Array(values);
   const lost = narrow.findIndex((x, i) => !Number.isFinite(x) && Number.isFinite(values[i]));
   if (lost >= 0)
-    throw new MinferenceError('file', `${path}: ${values[lost]} in tensor "${tensor.name}" does not fit f16; use --dtype f32`, {
+    throw new MinferenceError('file', `${path}: ${values[lost]} in tensor "${stored.name}" does not fit f16; use --dtype f32`, {
       argument: path,
     });
   return narrow.buffer;

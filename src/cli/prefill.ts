@@ -2,7 +2,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import { STAGES } from '../device/recorder.js';
 import { HEAD_DIMS } from '../kernels/attention.js';
 import type { PlantKind } from '../kernels/plant.js';
-import { BYTES } from '../kernels/tensor.js';
+import { BYTES, concatenated } from '../kernels/tensor.js';
 import { reuseIndices } from '../patterns/static.js';
 import { relativeError } from '../reference/oracle.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
@@ -261,7 +261,7 @@ function report(c: Comparison): CommandResult {
     density: sparse.heads[head]?.density ?? Number.NaN,
     relError: relativeError(sparse.output[head] as Float32Array, dense.output[head] as Float32Array),
   }));
-  const relError = relativeError(flat(sparse.output), flat(dense.output));
+  const relError = relativeError(concatenated(sparse.output), concatenated(dense.output));
   const density = heads.reduce((sum, h) => sum + h.density, 0) / heads.length;
   const workspaceBytes = Math.max(dense.report.memory.peakBytes, sparse.report.memory.peakBytes);
   const memory = { peakBytes: c.tensorBytes + workspaceBytes, tensorBytes: c.tensorBytes, workspaceBytes };
@@ -349,14 +349,4 @@ function patternSummary(patterns: readonly HeadPattern[]): string {
   for (const p of patterns) counts.set(patternText(p), (counts.get(patternText(p)) ?? 0) + 1);
   if (counts.size > 3) return `${counts.size} different ones for ${patterns.length} heads`;
   return [...counts].map(([text, n]) => (counts.size === 1 ? text : `${n} x ${text}`)).join(', ');
-}
-
-function flat(parts: readonly Float32Array[]): Float32Array {
-  const out = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }

@@ -6,6 +6,7 @@ import flexDecide from '../../shaders/index/flex_decide.wgsl?raw';
 import flexVerticalSlash from '../../shaders/index/flex_vertical_slash.wgsl?raw';
 import cumulative from '../../shaders/lib/index_cumulative.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
+import mergeStatistics from '../../shaders/lib/merge_statistics.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
@@ -79,9 +80,12 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
     ...blockScoreShaders(profile, headDim, storage, true),
     decide: {
       label: `flex-prefill estimate: decide D=${headDim} ${storage}`,
-      code: [prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }), storageLibrary(storage), flexDecide].join(
-        '\n',
-      ),
+      code: [
+        prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }),
+        storageLibrary(storage),
+        mergeStatistics,
+        flexDecide,
+      ].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write', 'write'],
     },
     histogram: perDigit({
@@ -99,7 +103,11 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
       code: [radix, cumulative, flexVerticalSlash].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
     },
-    softmax: { label: 'flex-prefill estimate: block softmax', code: flexBlockSoftmax, bindings: ['uniform', 'read', 'write'] },
+    softmax: {
+      label: 'flex-prefill estimate: block softmax',
+      code: [mergeStatistics, flexBlockSoftmax].join('\n'),
+      bindings: ['uniform', 'read', 'write'],
+    },
     blocks: {
       label: 'flex-prefill blocks',
       code: [radix, flexBlocks].join('\n'),

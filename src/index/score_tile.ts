@@ -1,5 +1,6 @@
 import plain from '../../shaders/lib/index_score_tile.wgsl?raw';
 import matrix from '../../shaders/lib/index_score_tile_matrix.wgsl?raw';
+import packHalves from '../../shaders/lib/pack_halves.wgsl?raw';
 import type { DeviceProfile } from '../device/profile.js';
 import type { MatrixShape } from '../device/subgroup_matrix.js';
 import { nativeOps } from '../kernels/matrix_ops.js';
@@ -34,7 +35,7 @@ export function scoreTile(profile: DeviceProfile, headDim: number, storage: Stor
       tag: `${m}x${n}x${k}`,
       directives: `enable f16;\n${nativeOps(shape, 'workgroup').directives}\n`,
       dChunk: Math.min(64, headDim),
-      code: `${matrix}\n${matrixTile(shape)}`,
+      code: `${packHalves}\n${matrix}\n${matrixTile(shape)}`,
     };
   }
   const dChunk = stagedDimensions(profile);

@@ -2,6 +2,7 @@ import aShape from '../../shaders/a_shape.wgsl?raw';
 import blockSparse from '../../shaders/block_sparse.wgsl?raw';
 import dense from '../../shaders/dense.wgsl?raw';
 import attentionBindings from '../../shaders/lib/attention_bindings.wgsl?raw';
+import packHalves from '../../shaders/lib/pack_halves.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import fullTileAShape from '../../shaders/matrix/full_tile_a_shape.wgsl?raw';
 import fullTileCausal from '../../shaders/matrix/full_tile_causal.wgsl?raw';
@@ -142,6 +143,7 @@ export function matrixAttentionShader(
       head.slice(enables.length),
       attentionBindings,
       STORAGE[storage],
+      packHalves,
       softmax,
       ops.declarations(),
       ...SOURCES[kernel],

@@ -71,3 +71,14 @@ export function bindWindow(
 export function windowBytes(tensor: Tensor, heads: number, rows: number): number {
   return ((heads - 1) * tensor.headStride + (rows - 1) * tensor.rowStride + tensor.headDim) * BYTES[tensor.dtype] + 512;
 }
+
+/** The elements of all parts, one after the other. */
+export function concatenated(parts: readonly Float32Array[]): Float32Array {
+  const out = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}

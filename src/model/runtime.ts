@@ -3,7 +3,7 @@ import { BufferPool, type MemoryReport } from '../device/pool.js';
 import { type DeviceProfile, profileDevice, type Tier } from '../device/profile.js';
 import { Recorder, type Step } from '../device/recorder.js';
 import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
-import { BYTES } from '../kernels/tensor.js';
+import { BYTES, concatenated } from '../kernels/tensor.js';
 import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
 import { encodeSteps, StageTimer, withErrorScopes } from '../scheduler/submit.js';
@@ -454,7 +454,7 @@ export class LanguageModel {
       const logits = new Float32Array(await this.#read(this.#logits, this.config.vocabSize * 4));
       return {
         logits,
-        ...(logProbs ? { logProbs: joined(probabilities).subarray(skipped, tokens.length - 1) } : {}),
+        ...(logProbs ? { logProbs: concatenated(probabilities).subarray(skipped, tokens.length - 1) } : {}),
         ...(timers ? { times } : {}),
       };
     } finally {
@@ -924,14 +924,4 @@ function contextOverflow(argument: string, value: number, room: number): Minfere
 
 function busy(): MinferenceError {
   return new MinferenceError('invalid-argument', 'the model is busy: wait for its prefill or generation to end');
-}
-
-function joined(parts: readonly Float32Array[]): Float32Array {
-  const out = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }

@@ -5,8 +5,9 @@ import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
-import { SafetensorsFile } from '../../src/cli/safetensors.js';
 import { MinferenceError } from '../../src/errors.js';
+import { pathSource } from '../../src/model/load/node.js';
+import { readSafetensors } from '../../src/model/load/safetensors.js';
 
 const layer9 = fileURLToPath(new URL('../../assets/configs/smollm2-135m-layer9.json', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'minference-'));
@@ -189,12 +190,14 @@ test('damaged safetensors files give typed errors', async () => {
       const bytes = Buffer.from(cut ? good.subarray(0, at) : good);
       if (!cut) bytes[at] = (bytes[at] ?? 0) ^ (1 << bit);
       writeFileSync(path, bytes);
+      const source = await pathSource(path);
       try {
-        const file = await SafetensorsFile.open(path);
-        await file.close();
+        await readSafetensors(source, 'damaged.safetensors');
         return !cut; // The flipped bit was in the data, or in a name.
       } catch (error) {
         return error instanceof MinferenceError && error.code === 'file' && error.message.includes(path);
+      } finally {
+        await source.close();
       }
     }),
     { numRuns: 60 },

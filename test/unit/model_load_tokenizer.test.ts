@@ -6,6 +6,7 @@ import { openNodeModel } from '../../src/model/load/node.js';
 import { memorySource } from '../../src/model/load/source.js';
 import { createTokenizer } from '../../src/model/load/tokenizer.js';
 import type { Tokenizer } from '../../src/model/types.js';
+import { TOKENIZERS } from './eval_make.js';
 import { makeGguf, plain, rejection, type Value } from './model_load_make.js';
 // Small vocabularies trained for this (Python packages tokenizers 0.23 and sentencepiece), and the ids that llama.cpp (node-llama-cpp
 // 3.22.1) gives for the texts with them; `smollm2` holds its ids with the vocabulary of SmolLM2-135M-Instruct.
@@ -51,25 +52,8 @@ async function tokenizerOf(metadata: Record<string, Value>, architecture: 'llama
   return tokenizer;
 }
 
-const bpe = (pre: string): Record<string, Value> => ({
-  'tokenizer.ggml.model': 'gpt2',
-  'tokenizer.ggml.pre': pre,
-  'tokenizer.ggml.tokens': fixture.bpe.tokens,
-  'tokenizer.ggml.token_type': fixture.bpe.types,
-  'tokenizer.ggml.merges': fixture.bpe.merges,
-  'tokenizer.ggml.bos_token_id': fixture.bpe.bos,
-  'tokenizer.ggml.eos_token_id': fixture.bpe.eos,
-});
-
-const spm = (): Record<string, Value> => ({
-  'tokenizer.ggml.model': 'llama',
-  'tokenizer.ggml.tokens': fixture.spm.tokens,
-  'tokenizer.ggml.scores': Float32Array.from(fixture.spm.scores),
-  'tokenizer.ggml.token_type': fixture.spm.types,
-  'tokenizer.ggml.bos_token_id': 1,
-  'tokenizer.ggml.eos_token_id': 2,
-  'tokenizer.ggml.unknown_token_id': 0,
-});
+const bpe = (pre: string): Record<string, Value> => ({ ...TOKENIZERS['smollm'], 'tokenizer.ggml.pre': pre });
+const spm = (): Record<string, Value> => ({ ...TOKENIZERS['sentencepiece'] });
 
 /**
  * Checks ids against the other implementation's, and that decoding, at once and token by token, gives the text back.

@@ -4,8 +4,25 @@ import type { StoredTensor } from './weights.js';
 /** Longest header that the format allows. */
 const MAX_HEADER = 100_000_000;
 
-/** Bytes per element of the types that are used for weights. */
-const DTYPE_BYTES: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2 };
+/** Bytes per element of the types of the format that are whole bytes wide. */
+const DTYPE_BYTES: Readonly<Record<string, number>> = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
+  F8_E8M0: 1,
+  I16: 2,
+  U16: 2,
+  F16: 2,
+  BF16: 2,
+  I32: 4,
+  U32: 4,
+  F32: 4,
+  I64: 8,
+  U64: 8,
+  F64: 8,
+};
 
 /** The tensors of `model.safetensors`, or of all files that `model.safetensors.index.json` names. */
 export async function readSafetensorsModel(source: ModelSource, signal?: AbortSignal): Promise<Map<string, StoredTensor>> {
@@ -28,7 +45,7 @@ export async function readSafetensorsModel(source: ModelSource, signal?: AbortSi
   return tensors;
 }
 
-/** The tensors of one file, each checked against the size of the file. */
+/** The tensors of one file, its whole header checked against the format and the size of the file. */
 export async function readSafetensors(
   source: ModelSource,
   name: string,
@@ -57,24 +74,34 @@ export async function readSafetensors(
   if (!isRecord(header)) throw damaged(source, name, 'its header is not a JSON object');
   const tensors = new Map<string, StoredTensor>();
   for (const [tensor, entry] of Object.entries(header)) {
-    if (tensor === '__metadata__') continue;
+    if (tensor === '__metadata__') {
+      if (isRecord(entry) && Object.values(entry).every((x) => typeof x === 'string')) continue;
+      throw damaged(source, name, '__metadata__ is not an object of strings');
+    }
     const { dtype, shape, data_offsets: offsets } = isRecord(entry) ? entry : {};
     if (typeof dtype !== 'string' || !isCounts(shape) || !isCounts(offsets) || offsets.length !== 2) {
       throw damaged(source, name, `tensor "${tensor}" is not described by a dtype, a shape and data_offsets`);
     }
+    const bytes = Object.hasOwn(DTYPE_BYTES, dtype) ? DTYPE_BYTES[dtype] : undefined;
+    if (bytes === undefined) throw damaged(source, name, `tensor "${tensor}" has the unknown dtype "${dtype}"`);
     const [from = 0, to = 0] = offsets;
-    const size = shape.reduce((a, b) => a * b, DTYPE_BYTES[dtype] ?? 0);
-    if (to < from || (size > 0 && to - from !== size)) {
+    const size = shape.reduce((a, b) => a * b, bytes);
+    if (to - from !== size) {
       throw damaged(source, name, `tensor "${tensor}" has ${to - from} bytes, but [${shape.join(', ')}] ${dtype} takes ${size}`);
     }
-    if (dataStart + to > info.size) {
-      throw damaged(
-        source,
-        name,
-        `tensor "${tensor}" ends at byte ${dataStart + to}, but the file has ${info.size}; it is cut off`,
-      );
-    }
     tensors.set(tensor, { source, file: name, name: tensor, shape, dtype, begin: dataStart + from, end: dataStart + to });
+  }
+  // The format wants the data covered without holes and without overlap.
+  let end = dataStart;
+  for (const tensor of [...tensors.values()].sort((a, b) => a.begin - b.begin || a.end - b.end)) {
+    if (tensor.begin !== end) {
+      throw damaged(source, name, `the data of "${tensor.name}" starts at byte ${tensor.begin}, expected ${end}`);
+    }
+    end = tensor.end;
+  }
+  if (end !== info.size) {
+    const why = end > info.size ? '; it is cut off' : '';
+    throw damaged(source, name, `its tensors end at byte ${end}, but the file has ${info.size}${why}`);
   }
   return tensors;
 }
