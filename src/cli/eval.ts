@@ -6,6 +6,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import { invalidArgument, MinferenceError } from '../errors.js';
 import { type EvalMethod, METHODS, methodPattern } from '../eval/methods.js';
 import { type EvalRow, type EvalTask, evaluate, TASKS } from '../eval/run.js';
+import type { LanguageModel } from '../model/runtime.js';
 import type { PatternConfig } from '../patterns/config.js';
 import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { readConfigFile } from './config.js';
@@ -15,6 +16,7 @@ import { formatCount, formatMs, formatPercent, formatTable } from './format.js';
 import { inTurn, readTextFile } from './generate.js';
 import { addModelOptions, type CliModel, loadWeights, type ModelOptions, withModelFiles } from './model.js';
 import { type PatternRequest, parsePatterns } from './patterns.js';
+import type { Progress } from './progress.js';
 
 interface EvalCommandOptions extends ModelOptions {
   readonly task: EvalTask;
@@ -118,9 +120,8 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
     withDevice(context, options, async (device) => {
       const { tokenizer, loaded } = model;
       const methods = methodsOf(options.methods, config, loaded.config.numHeads);
-      const progress = context.progress(`eval ${task}`);
-      // The bar of the whole stays; loading the weights again for a method is a part of it.
-      const quiet: CliContext = { ...context, progress: () => ({ update: () => {}, stop: () => {} }) };
+      let runtime: LanguageModel | undefined;
+      let progress: Progress | undefined;
       try {
         const rows = await evaluate({
           task,
@@ -132,15 +133,19 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
           tokenizer,
           chat: !options.raw && loaded.config.chatTemplate !== undefined,
           ...(text === undefined ? {} : { text }),
-          // What a method is worth shows only where it is used.
-          open: (patterns, contextLength) =>
-            loadWeights(quiet, device, model, options, { patterns, contextLength, denseBelow: options.denseBelow ?? 0 }),
+          ...(options.denseBelow === undefined ? {} : { denseBelow: options.denseBelow }),
+          open: async (contextLength) => {
+            runtime = await loadWeights(context, device, model, options, { contextLength });
+            progress = context.progress(`eval ${task}`);
+            return runtime;
+          },
           signal: context.signal,
-          onProgress: ({ fraction, detail }) => progress.update(fraction, detail),
+          onProgress: ({ fraction, detail }) => progress?.update(fraction, detail),
         });
         return await report(options, model, rows);
       } finally {
-        progress.stop();
+        progress?.stop();
+        runtime?.destroy();
       }
     }),
   );
@@ -224,18 +229,19 @@ function methodTable(rows: readonly EvalRow[], methods: readonly string[]): stri
         method,
         formatPercent(mean(own, (r) => r.accuracy ?? 0)),
         formatPercent(mean(own, (r) => r.agreement ?? 0)),
+        formatPercent(mean(own, (r) => r.density)),
         formatMs(ms),
         `${(denseMs / ms).toFixed(2)}x`,
       ];
     });
   });
-  return formatTable([['tokens', 'method', 'right', 'as dense', 'prefill', 'speed-up'], ...lines], [0, 2, 3, 4, 5]);
+  return formatTable([['tokens', 'method', 'right', 'as dense', 'density', 'prefill', 'speed-up'], ...lines], [0, 2, 3, 4, 5, 6]);
 }
 
 function perplexityTable(rows: readonly EvalRow[]): string {
   return formatTable(
     [
-      ['tokens', 'method', 'perplexity', 'over dense', 'prefill', 'speed-up'],
+      ['tokens', 'method', 'perplexity', 'over dense', 'density', 'prefill', 'speed-up'],
       ...rows.map((row) => {
         const dense = rows.find((r) => r.seqLen === row.seqLen && r.method === 'dense') ?? row;
         const { perplexity = 0 } = row;
@@ -244,11 +250,12 @@ function perplexityTable(rows: readonly EvalRow[]): string {
           row.method,
           perplexity.toPrecision(5),
           formatPercent(perplexity / (dense.perplexity ?? 1) - 1),
+          formatPercent(row.density),
           formatMs(row.prefillMs),
           `${(dense.prefillMs / row.prefillMs).toFixed(2)}x`,
         ];
       }),
     ],
-    [0, 2, 3, 4, 5],
+    [0, 2, 3, 4, 5, 6],
   );
 }

@@ -1,5 +1,5 @@
 import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
-import type { LanguageModel, ModelPatterns } from '../model/runtime.js';
+import type { LanguageModel, ModelPrefillOptions } from '../model/runtime.js';
 import type { Tokenizer } from '../model/types.js';
 import { deriveSeed, Random } from '../reference/random.js';
 import type { EvalMethod } from './methods.js';
@@ -14,7 +14,7 @@ export const TASKS = [...ANSWER_TASKS, 'perplexity'] as const;
 export type EvalTask = (typeof TASKS)[number];
 
 /** What evaluations need of a model. */
-export type EvalModel = Pick<LanguageModel, 'generate' | 'prefill' | 'reset' | 'destroy'>;
+export type EvalModel = Pick<LanguageModel, 'generate' | 'prefill' | 'prepare' | 'reset'>;
 
 /** Options of {@link evaluate}. */
 export interface EvalOptions {
@@ -33,8 +33,10 @@ export interface EvalOptions {
   readonly chat: boolean;
   /** Text around the answers, or the text of `perplexity`. Default: generated English. */
   readonly text?: string;
-  /** Loads the model with these patterns and room for this many tokens. One model is held at a time. */
-  readonly open: (patterns: ModelPatterns, contextLength: number) => Promise<EvalModel>;
+  /** Loads the model with room for this many tokens. Called once. */
+  readonly open: (contextLength: number) => Promise<EvalModel>;
+  /** Chunks that end before this position attend densely whatever the method. Default 0: what a method is worth shows only where it is used. */
+  readonly denseBelow?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: { readonly fraction: number; readonly detail: string }) => void;
 }
@@ -53,6 +55,8 @@ export interface EvalRow {
   readonly agreement?: number;
   /** Of all samples together. */
   readonly perplexity?: number;
+  /** Query-key pairs computed over the causal total, 0 to 1: of all heads in the first sample of this length. */
+  readonly density: number;
   /** Median wall time of the prefill. */
   readonly prefillMs: number;
 }
@@ -109,25 +113,23 @@ async function evaluateAnswers(options: EvalOptions, task: AnswerTask): Promise<
   const maker = new PromptMaker(tokenizer, options.chat);
   const rows: EvalRow[] = [];
   const total = seqLens.length * methods.length;
+  const prompts = seqLens.map((seqLen) => makeSamples(options, task, seqLen, maker));
+  const model = await options.open(Math.max(...prompts.flat().map((s) => s.tokens.length + s.maxTokens)));
   for (const [l, seqLen] of seqLens.entries()) {
-    const samples = makeSamples(options, task, seqLen, maker);
-    const room = Math.max(...samples.map((s) => s.tokens.length + s.maxTokens));
+    const samples = prompts[l] ?? [];
     let reference: readonly Answered[] | undefined;
     for (const [m, method] of methods.entries()) {
-      const model = await options.open(method.patterns(seqLen), room);
+      const attention = attentionOf(options, method, seqLen);
+      const density = await measureDensity(model, samples[0]?.tokens ?? [], attention, signal);
       const answered: Answered[] = [];
-      try {
-        for (const [i, sample] of samples.entries()) {
-          const report = (share: number): void =>
-            options.onProgress?.({
-              fraction: (l * methods.length + m + (i + share) / samples.length) / total,
-              detail: `${seqLen} tokens, ${method.name}, ${i + 1} of ${samples.length}`,
-            });
-          report(0);
-          answered.push(await answer(model, sample, tokenizer, { report, signal }));
-        }
-      } finally {
-        model.destroy();
+      for (const [i, sample] of samples.entries()) {
+        const report = (share: number): void =>
+          options.onProgress?.({
+            fraction: (l * methods.length + m + (i + share) / samples.length) / total,
+            detail: `${seqLen} tokens, ${method.name}, ${i + 1} of ${samples.length}`,
+          });
+        report(0);
+        answered.push(await answer(model, sample, tokenizer, attention, { report, signal }));
       }
       reference ??= answered;
       for (const depth of new Set(samples.map((s) => s.depth))) {
@@ -141,12 +143,33 @@ async function evaluateAnswers(options: EvalOptions, task: AnswerTask): Promise<
           samples: own.length,
           accuracy: mean((i) => answered[i]?.score ?? 0),
           agreement: mean((i) => Number(answered[i]?.text === reference?.[i]?.text)),
+          density,
           prefillMs: median(own.map((i) => answered[i]?.prefillMs ?? 0)),
         });
       }
     }
   }
   return rows;
+}
+
+/** What the heads attend to in a method's prompts. */
+type Attention = Required<Pick<ModelPrefillOptions, 'patterns' | 'denseBelow'>>;
+
+function attentionOf({ denseBelow = 0 }: EvalOptions, method: EvalMethod, seqLen: number): Attention {
+  return { patterns: method.patterns(seqLen), denseBelow };
+}
+
+/** Density of a prefill, whose time does not count: it also compiles the kernels and warms the GPU up. */
+async function measureDensity(
+  model: EvalModel,
+  tokens: readonly number[],
+  attention: Attention,
+  signal: AbortSignal | undefined,
+): Promise<number> {
+  await model.prepare(attention.patterns);
+  model.reset();
+  const { density = Number.NaN } = await model.prefill(tokens, { ...attention, inspect: true, ...(signal ? { signal } : {}) });
+  return density;
 }
 
 interface Answered {
@@ -160,6 +183,7 @@ async function answer(
   model: EvalModel,
   sample: Sample,
   tokenizer: Tokenizer,
+  attention: Attention,
   { report, signal }: { readonly report: (share: number) => void; readonly signal: AbortSignal | undefined },
 ): Promise<Answered> {
   model.reset();
@@ -168,6 +192,7 @@ async function answer(
   let prefillMs = 0;
   const answer = model.generate(sample.tokens, {
     maxTokens: sample.maxTokens,
+    ...attention,
     ...(signal ? { signal } : {}),
     onProgress: ({ fraction }) => {
       prefillMs = performance.now() - start;
@@ -193,37 +218,39 @@ async function evaluatePerplexity(options: EvalOptions): Promise<EvalRow[]> {
     });
   }
   const rows: EvalRow[] = [];
+  const model = await options.open(Math.max(...seqLens));
   for (const [l, seqLen] of seqLens.entries()) {
     const count = seqLen - begin.length;
+    // Windows spread over the text; they overlap when it is short.
+    const windows = Array.from({ length: samples }, (_, i) => {
+      const at = samples === 1 ? 0 : Math.round((i * (ids.length - count)) / (samples - 1));
+      return [...begin, ...ids.slice(at, at + count)];
+    });
     for (const [m, method] of methods.entries()) {
-      const model = await options.open(method.patterns(seqLen), seqLen);
+      const attention = attentionOf(options, method, seqLen);
+      const density = await measureDensity(model, windows[0] ?? [], attention, signal);
       const times: number[] = [];
       let sum = 0;
       let predicted = 0;
-      try {
-        for (let i = 0; i < samples; i++) {
-          // Windows spread over the text; they overlap when it is short.
-          const at = samples === 1 ? 0 : Math.round((i * (ids.length - count)) / (samples - 1));
-          const start = performance.now();
-          model.reset();
-          const { logProbs } = await model.prefill([...begin, ...ids.slice(at, at + count)], {
-            logProbs: true,
-            ...(signal ? { signal } : {}),
-            onProgress: ({ fraction }) =>
-              options.onProgress?.({
-                fraction: (l * methods.length + m + (i + fraction) / samples) / (seqLens.length * methods.length),
-                detail: `${seqLen} tokens, ${method.name}, ${i + 1} of ${samples}`,
-              }),
-          });
-          times.push(performance.now() - start);
-          for (const p of logProbs ?? []) sum += p;
-          predicted += logProbs?.length ?? 0;
-        }
-      } finally {
-        model.destroy();
+      for (const [i, tokens] of windows.entries()) {
+        const start = performance.now();
+        model.reset();
+        const { logProbs } = await model.prefill(tokens, {
+          ...attention,
+          logProbs: true,
+          ...(signal ? { signal } : {}),
+          onProgress: ({ fraction }) =>
+            options.onProgress?.({
+              fraction: (l * methods.length + m + (i + fraction) / samples) / (seqLens.length * methods.length),
+              detail: `${seqLen} tokens, ${method.name}, ${i + 1} of ${samples}`,
+            }),
+        });
+        times.push(performance.now() - start);
+        for (const p of logProbs ?? []) sum += p;
+        predicted += logProbs?.length ?? 0;
       }
       const perplexity = Math.exp(-sum / predicted);
-      rows.push({ task, method: method.name, seqLen, depth: null, samples, perplexity, prefillMs: median(times) });
+      rows.push({ task, method: method.name, seqLen, depth: null, samples, perplexity, density, prefillMs: median(times) });
     }
   }
   return rows;

@@ -5,6 +5,7 @@
  */
 export * from './load/index.js';
 export {
+  type AttentionCall,
   type GenerateOptions,
   LanguageModel,
   type LanguageModelOptions,

@@ -7,7 +7,7 @@ import { BYTES, concatenated } from '../kernels/tensor.js';
 import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
 import { encodeSteps, StageTimer, withErrorScopes } from '../scheduler/submit.js';
-import type { HeadPattern, SparsePrefillOptions, StageTimes } from '../scheduler/types.js';
+import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } from '../scheduler/types.js';
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
 import { type Matrix, type ModelKernels, productShader, recordProduct } from './gemm.js';
 import { KvCache } from './kv_cache.js';
@@ -79,10 +79,29 @@ export interface ModelPrefillOptions {
   readonly logProbs?: boolean;
   /** What heads attend to in this call, instead of the model's own patterns. */
   readonly patterns?: ModelPatterns;
+  /** As the model's own, for this call. */
+  readonly denseBelow?: number;
+  /** Report the density of the attention. Reads every index back, so layers wait for each other. */
+  readonly inspect?: boolean;
+  /**
+   * Sees each layer's queries, keys and values on the GPU, with RoPE, before they are used: to capture or to analyse them. The
+   * buffers are valid until the returned promise resolves. Layers wait for each other.
+   */
+  readonly onAttention?: (call: AttentionCall) => void | Promise<void>;
   /** Measure GPU time (needs `timestamp-query`; silently absent from the result otherwise). */
   readonly timestamps?: boolean;
   /** Tokens that will follow, for models whose rotary frequencies depend on the length of the whole. */
   readonly expectedTokens?: number;
+}
+
+/** What {@link ModelPrefillOptions.onAttention} sees: some heads of a layer, and a chunk of the prompt. */
+export interface AttentionCall {
+  /** Counted from 0. */
+  readonly layer: number;
+  /** First query head in `attention`; a layer comes in parts when its cache takes several buffers. */
+  readonly firstHead: number;
+  /** Queries of the chunk, keys and values of everything up to its end. */
+  readonly attention: AttentionLayer;
 }
 
 /** Result of {@link LanguageModel.prefill}. */
@@ -91,6 +110,8 @@ export interface ModelPrefillResult {
   readonly logits: Float32Array;
   /** Log-probability of each token of the call after the first one, given all before it. */
   readonly logProbs?: Float32Array;
+  /** Query-key pairs that all heads computed over the causal total, 0 to 1, when `inspect` was asked for. */
+  readonly density?: number;
   /** GPU milliseconds of everything but attention, and of attention by stage. */
   readonly times?: { readonly linearMs: number; readonly attention: StageTimes };
 }
@@ -101,6 +122,10 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxTokens?: number;
   /** Tokens that end the answer, and are not part of it. Default: those of the model's config. */
   readonly stop?: readonly number[];
+  /** What heads attend to in these tokens, instead of the model's own patterns. */
+  readonly patterns?: ModelPatterns;
+  /** As the model's own, for these tokens. */
+  readonly denseBelow?: number;
   readonly signal?: AbortSignal;
   /** Progress of the prompt. */
   readonly onProgress?: (progress: ModelProgress) => void;
@@ -140,6 +165,33 @@ interface Chunk {
 interface Timers {
   readonly linear: StageTimer;
   readonly attention: StageTimer;
+}
+
+/** A chunk in a layer. */
+interface LayerStep {
+  readonly rec: Recorder;
+  readonly index: number;
+  readonly chunk: Chunk;
+  /** Tokens of the chunk. */
+  readonly ids: GPUBuffer;
+  /** Residual stream. */
+  readonly x: GPUBuffer;
+  readonly patterns: readonly HeadPattern[];
+  readonly timers: Timers | undefined;
+}
+
+/** Workspace of a layer's attention, and the attention. */
+interface LayerInputs {
+  readonly qkv: GPUBuffer;
+  readonly o: GPUBuffer;
+  readonly calls: readonly AttentionCall[];
+}
+
+/** What looking at the attention of a call adds up. */
+interface Watch {
+  pairs: number;
+  causal: number;
+  readonly onAttention?: (call: AttentionCall) => void | Promise<void>;
 }
 
 /**
@@ -259,8 +311,12 @@ export class LanguageModel {
     return this.#position + (this.#pending === undefined ? 0 : 1);
   }
 
-  /** Compiles the kernels of long prompts and of decoding. {@link load} has done it. */
-  async prepare(): Promise<void> {
+  /**
+   * Compiles the kernels of long prompts and of decoding. {@link load} has done it for the model's own patterns.
+   *
+   * @param patterns what else heads will attend to
+   */
+  async prepare(patterns?: ModelPatterns): Promise<void> {
     const { config } = this;
     const { embedding, layers, head } = this.#weights;
     const specs: ShaderSpec[] = [
@@ -278,7 +334,8 @@ export class LanguageModel {
       specs.push(...this.#productShaders(layer.qkv, 'activation', rows), ...this.#productShaders(layer.output, 'add', rows));
       specs.push(...this.#productShaders(layer.gateUp, 'activation', rows), ...this.#productShaders(layer.down, 'add', rows));
     }
-    const kinds = [...new Set(['dense' as const, ...this.#patterns.flat().map((p) => p.kind)])];
+    const own = patterns ? modelPatterns(config, patterns) : this.#patterns;
+    const kinds = [...new Set(['dense' as const, ...own.flat().map((p) => p.kind)])];
     const { headDim } = config;
     await Promise.race([
       Promise.all([this.#pipelines.prepare(specs), this.#attention.prepare({ headDim, dtype: this.#kernels.activation, kinds })]),
@@ -325,6 +382,8 @@ export class LanguageModel {
       const { logits } = await this.#prefill(given, {
         ...(signal ? { signal } : {}),
         ...(onProgress ? { onProgress } : {}),
+        ...(options.patterns ? { patterns: options.patterns } : {}),
+        ...(options.denseBelow === undefined ? {} : { denseBelow: options.denseBelow }),
         expectedTokens: maxTokens,
       });
       if (maxTokens === 0) return;
@@ -339,9 +398,20 @@ export class LanguageModel {
 
   /** Starts a new sequence. */
   reset(): void {
+    this.truncate(0);
+  }
+
+  /**
+   * Keeps the first `length` tokens of the sequence: another question may then follow the same text.
+   *
+   * @throws {@link MinferenceError} `invalid-argument` for more tokens than there are
+   */
+  truncate(length: number): void {
     this.#checkAlive();
     if (this.#busy) throw busy();
-    this.#position = 0;
+    checkInteger('length', length, 0, this.length);
+    if (length === this.length) return;
+    this.#position = length;
     this.#pending = undefined;
   }
 
@@ -407,7 +477,10 @@ export class LanguageModel {
   async #prefill(given: readonly number[], options: ModelPrefillOptions): Promise<ModelPrefillResult> {
     const { signal, onProgress, onLogits, logProbs, timestamps, expectedTokens = 0 } = options;
     signal?.throwIfAborted();
+    const { inspect, onAttention, denseBelow = this.#denseBelow } = options;
+    checkInteger('denseBelow', denseBelow, 0, Number.MAX_SAFE_INTEGER);
     const patterns = options.patterns ? modelPatterns(this.config, options.patterns) : this.#patterns;
+    const watch = inspect || onAttention ? { pairs: 0, causal: 0, ...(onAttention ? { onAttention } : {}) } : undefined;
     const tokens = this.#pending === undefined ? given : [this.#pending, ...given];
     // Callers count from their own first token.
     const skipped = tokens.length - given.length;
@@ -428,7 +501,7 @@ export class LanguageModel {
               totalTokens: tokens.length,
             });
           const x = rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4);
-          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns });
+          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns, denseBelow, watch });
           if (onLogits || logProbs) {
             const visit =
               onLogits && ((row: number, logits: Float32Array) => this.#visit(onLogits, chunk.first + row - skipped, logits));
@@ -455,6 +528,7 @@ export class LanguageModel {
       return {
         logits,
         ...(logProbs ? { logProbs: concatenated(probabilities).subarray(skipped, tokens.length - 1) } : {}),
+        ...(inspect && watch ? { density: watch.pairs / watch.causal } : {}),
         ...(timers ? { times } : {}),
       };
     } finally {
@@ -497,9 +571,11 @@ export class LanguageModel {
       readonly timers: Timers | undefined;
       readonly report: (layer: number) => void;
       readonly patterns: LayerPatterns;
+      readonly denseBelow: number;
+      readonly watch: Watch | undefined;
     },
   ): Promise<void> {
-    const { signal, timers, report, patterns } = options;
+    const { signal, timers, report, patterns, denseBelow, watch } = options;
     const ids = rec.workspace('tokens', chunk.rows * 4);
     this.device.queue.writeBuffer(ids, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
     this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
@@ -507,19 +583,19 @@ export class LanguageModel {
     try {
       for (let index = 0; index < this.config.layers; index++) {
         signal?.throwIfAborted();
-        if (inFlight.length >= LAYERS_IN_FLIGHT) await inFlight.shift();
-        const submitted = this.#submit((encoder) => {
-          if (index === 0) recordEmbedding(rec, this.#weights.embedding, ids, chunk.rows, x);
-          this.#recordLayer(
-            rec,
-            encoder,
-            index,
-            chunk,
-            x,
-            this.#patternsAt(patterns[index], chunk.position + chunk.rows),
-            timers,
-          );
-        });
+        if (inFlight.length >= (watch ? 1 : LAYERS_IN_FLIGHT)) await inFlight.shift();
+        const step = {
+          rec,
+          index,
+          chunk,
+          ids,
+          x,
+          timers,
+          patterns: this.#patternsAt(patterns[index], chunk.position + chunk.rows, denseBelow),
+        };
+        const submitted = watch
+          ? this.#watchLayer(step, watch, signal)
+          : this.#submit((encoder) => this.#recordLayer(encoder, step));
         inFlight.push(submitted.then(() => report(index + 1)));
       }
     } finally {
@@ -530,31 +606,49 @@ export class LanguageModel {
     }
   }
 
-  #recordLayer(
-    rec: Recorder,
-    encoder: GPUCommandEncoder,
-    index: number,
-    chunk: Chunk,
-    x: GPUBuffer,
-    patterns: readonly HeadPattern[],
-    timers: Timers | undefined,
-  ): void {
-    const { config } = this;
-    const layer = this.#weights.layers[index] as LayerWeights;
-    const { rows, position } = chunk;
-    const { headDim, numHeads, numKvHeads } = config;
-    const bytes = BYTES[this.#kernels.activation];
-    const qkv = this.#recordQkv(rec, layer, index, x, rows);
-    encodeSteps(encoder, rec.steps.splice(0), timers?.linear);
+  #recordLayer(encoder: GPUCommandEncoder, step: LayerStep): void {
+    const { rec, timers } = step;
+    const { qkv, o, calls } = this.#recordInputs(encoder, step);
+    for (const { attention } of calls) this.#attention.record(encoder, attention, timers?.attention);
+    rec.release(qkv);
+    this.#recordRest(encoder, step, o);
+  }
 
+  /** As {@link #recordLayer}, in submissions of its own, so that the attention can be looked at. */
+  async #watchLayer(step: LayerStep, watch: Watch, signal: AbortSignal | undefined): Promise<void> {
+    const { rec, chunk } = step;
+    const { qkv, o, calls } = await this.#submit((encoder) => this.#recordInputs(encoder, step));
+    const causal = chunk.rows * chunk.position + (chunk.rows * (chunk.rows + 1)) / 2;
+    for (const call of calls) {
+      await watch.onAttention?.(call);
+      const { heads = [] } = await this.#attention.run(call.attention, { inspect: true, ...(signal ? { signal } : {}) });
+      watch.pairs += heads.reduce((sum, { density }) => sum + density * causal, 0);
+      watch.causal += heads.length * causal;
+    }
+    await this.#submit((encoder) => {
+      rec.release(qkv);
+      this.#recordRest(encoder, step, o);
+    });
+  }
+
+  /** Everything before the attention of a layer, and what the attention then runs on. */
+  #recordInputs(encoder: GPUCommandEncoder, { rec, index, chunk, ids, x, timers, patterns }: LayerStep): LayerInputs {
+    if (index === 0) recordEmbedding(rec, this.#weights.embedding, ids, chunk.rows, x);
+    const { rows, position } = chunk;
+    const { headDim, numHeads, numKvHeads } = this.config;
+    const bytes = BYTES[this.#kernels.activation];
+    const qkv = this.#recordQkv(rec, this.#weights.layers[index] as LayerWeights, index, x, rows);
+    encodeSteps(encoder, rec.steps.splice(0), timers?.linear);
     const o = rec.workspace('attention output', rows * numHeads * headDim * bytes);
     const group = numHeads / numKvHeads;
-    for (const { kvStart, kvCount, k, v } of this.#cache.layers[index] ?? []) {
-      const offset = kvStart * group * headDim * bytes;
-      const cache = { headStride: this.contextLength * headDim, rowStride: headDim };
-      this.#attention.record(
-        encoder,
-        {
+    const cache = { headStride: this.contextLength * headDim, rowStride: headDim };
+    const calls = (this.#cache.layers[index] ?? []).map(({ kvStart, kvCount, k, v }): AttentionCall => {
+      const firstHead = kvStart * group;
+      const offset = firstHead * headDim * bytes;
+      return {
+        layer: index,
+        firstHead,
+        attention: {
           q: { buffer: qkv, offset, headStride: headDim, rowStride: (numHeads + 2 * numKvHeads) * headDim },
           k: { buffer: k, ...cache },
           v: { buffer: v, ...cache },
@@ -566,15 +660,19 @@ export class LanguageModel {
           kvLen: position + rows,
           queryOffset: position,
           dtype: this.#kernels.activation,
-          patterns: patterns.slice(kvStart * group, (kvStart + kvCount) * group),
+          patterns: patterns.slice(firstHead, (kvStart + kvCount) * group),
         },
-        timers?.attention,
-      );
-    }
-    rec.release(qkv);
-    recordProduct(rec, this.#kernels, { matrix: layer.output, a: o, rows, c: x, output: 'add' });
+      };
+    });
+    return { qkv, o, calls };
+  }
+
+  /** Everything behind the attention of a layer. */
+  #recordRest(encoder: GPUCommandEncoder, { rec, index, chunk, x, timers }: LayerStep, o: GPUBuffer): void {
+    const layer = this.#weights.layers[index] as LayerWeights;
+    recordProduct(rec, this.#kernels, { matrix: layer.output, a: o, rows: chunk.rows, c: x, output: 'add' });
     rec.release(o);
-    this.#recordMlp(rec, layer, x, rows);
+    this.#recordMlp(rec, layer, x, chunk.rows);
     encodeSteps(encoder, rec.steps.splice(0), timers?.linear);
   }
 
@@ -619,12 +717,12 @@ export class LanguageModel {
   }
 
   /** What the heads of a layer with these patterns attend to in a chunk that ends before position `end`. */
-  #patternsAt(own: readonly HeadPattern[] | undefined, end: number): readonly HeadPattern[] {
+  #patternsAt(own: readonly HeadPattern[] | undefined, end: number, denseBelow: number): readonly HeadPattern[] {
     const { numHeads, slidingWindow } = this.config;
     const all = (pattern: HeadPattern): HeadPattern[] => new Array<HeadPattern>(numHeads).fill(pattern);
     if (slidingWindow !== undefined && end > slidingWindow)
       return all({ kind: 'a_shape', initSize: 0, localSize: slidingWindow });
-    return own && end >= this.#denseBelow ? own : all({ kind: 'dense' });
+    return own && end >= denseBelow ? own : all({ kind: 'dense' });
   }
 
   /** Logits of one row of the residual stream, into the model's own buffer. */
@@ -801,17 +899,19 @@ export class LanguageModel {
 
   // ---- GPU
 
-  /** Records and submits; resolves when the GPU is done, rejects when it refuses or is lost. */
-  async #submit(body: (encoder: GPUCommandEncoder) => void): Promise<void> {
+  /** Records and submits; resolves to what `body` returned when the GPU is done, rejects when it refuses or is lost. */
+  async #submit<T>(body: (encoder: GPUCommandEncoder) => T): Promise<T> {
     this.#checkAlive();
+    let result: T | undefined;
     const accepted = withErrorScopes(this.device, () => {
       const encoder = this.device.createCommandEncoder({ label: 'minference model' });
-      body(encoder);
+      result = body(encoder);
       this.device.queue.submit([encoder.finish()]);
     });
     const done = this.device.queue.onSubmittedWorkDone();
     const [error] = await this.#race(Promise.all([accepted, done]));
     if (error) throw error;
+    return result as T;
   }
 
   async #read(buffer: GPUBuffer, bytes: number): Promise<ArrayBuffer> {

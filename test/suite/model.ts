@@ -819,6 +819,86 @@ const wholeCases: SuiteCase[] = [
     },
   },
   {
+    name: 'model: one text and several questions, with patterns of each call',
+    run: async (ctx) => {
+      const random = randomOf(ctx, 'model questions');
+      const { loaded, oracle } = randomModel(CONFIG, random, plainTypes(ctx));
+      const { tier } = ctx.profile;
+      const model = await LanguageModel.load(ctx.device, loaded, { tier, contextLength: 160, chunkSize: 64 });
+      const text = ids(random, 140);
+      const patterns = { kind: 'a_shape', initSize: 5, localSize: 30 } as const;
+      const first = await model.prefill(text, { patterns, denseBelow: 0, inspect: true });
+      const kept = text.reduce((sum, _, row) => sum + Math.min(row + 1, 35), 0);
+      assert(Math.abs((first.density ?? 0) - kept / ((140 * 141) / 2)) < 1e-9, `density ${first.density}`);
+      for await (const token of model.generate([3], { maxTokens: 1, stop: [] })) assert(token >= 0, 'a token');
+      assert(model.length === 142, `the question and its answer belong to the sequence of ${model.length}`);
+      const seen: OracleModel = { ...oracle, visibility: (shape) => keysOfAShape(shape, 5, 30) };
+      // Questions look at everything, at a text that was read sparsely.
+      const visibility: OracleModel['visibility'] = (shape) => {
+        const sparse = keysOfAShape(shape, 5, 30);
+        return (row, key) => (row < 140 ? sparse(row, key) : key <= row);
+      };
+      for (const question of [ids(random, 7), ids(random, 3)]) {
+        model.truncate(140);
+        const { logits } = await allLogits(model, question);
+        const expected = modelLogits({ ...oracle, visibility }, [...text, ...question]);
+        checkLogits(ctx, 'a question', logits, expected.subarray(-question.length * CONFIG.vocabSize));
+      }
+      model.truncate(0);
+      for await (const token of model.generate(text, { maxTokens: 1, stop: [], patterns, denseBelow: 0 })) {
+        checkToken(ctx, seen, text, token);
+      }
+      const refused: unknown = await Promise.resolve()
+        .then(() => model.truncate(200))
+        .catch((e: unknown) => e);
+      assert(refused instanceof MinferenceError && refused.argument === 'length', `200 tokens: ${refused}`);
+      await rejects(model.prefill([1], { denseBelow: -1 }), 'invalid-argument', 'denseBelow');
+      model.destroy();
+    },
+  },
+  {
+    name: 'model: shows the queries, keys and values of every layer',
+    run: async (ctx) => {
+      const random = randomOf(ctx, 'model attention');
+      const { loaded, oracle } = randomModel(CONFIG, random, plainTypes(ctx));
+      const { tier } = ctx.profile;
+      const model = await LanguageModel.load(ctx.device, loaded, { tier, contextLength: 160, chunkSize: 64 });
+      const text = ids(random, 100);
+      const { hiddenSize, headDim, numKvHeads, numHeads } = CONFIG;
+      const calls: string[] = [];
+      let values: Float32Array | undefined;
+      const { logits } = await model.prefill(text, {
+        onAttention: async ({ layer, firstHead, attention }) => {
+          const { queryOffset = 0, seqLen, kvLen = 0, k, v, q, dtype } = attention;
+          calls.push([layer, firstHead, attention.numHeads, queryOffset, seqLen, kvLen].join());
+          assert('buffer' in v && 'buffer' in k && 'buffer' in q, 'tensors with strides');
+          if (layer > 0 || kvLen < text.length) return;
+          values = await readNumbers(ctx.device, v.buffer, numKvHeads * (v.headStride ?? 0), dtype);
+        },
+      });
+      assert(
+        calls.join(' ') ===
+          [0, 64].flatMap((at) => [0, 1].map((l) => [l, 0, numHeads, at, at ? 36 : 64, at ? 100 : 64].join())).join(' '),
+        calls.join(' '),
+      );
+      checkLogits(ctx, 'last token', logits, modelLogits(oracle, text).subarray(-CONFIG.vocabSize));
+      // Values carry no positions: a matrix times the normed embedding.
+      const [embedding, norm, matrix] = ['embed.weight', 'layers.0.attn_norm.weight', 'layers.0.attn.v.weight'].map((name) =>
+        oracle.weight(name),
+      ) as [Float64Array, Float64Array, Float64Array];
+      const expected = text.flatMap((id) => {
+        const x = embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize);
+        const scale = 1 / Math.sqrt(x.reduce((sum, a) => sum + a * a, 0) / hiddenSize + CONFIG.rmsEps);
+        return Array.from({ length: headDim }, (_, d) =>
+          x.reduce((sum, a, i) => sum + (matrix[d * hiddenSize + i] as number) * a * scale * (norm[i] as number), 0),
+        );
+      });
+      const error = relativeError(values?.subarray(0, text.length * headDim) ?? [], expected);
+      assert(error <= logitTolerance(ctx), `values of the first head: relative error ${error}`);
+      model.destroy();
+    },
+  },
+  {
     name: 'model: errors, aborts, ends of generation',
     run: async (ctx) => {
       const random = randomOf(ctx, 'model errors');

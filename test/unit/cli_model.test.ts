@@ -137,7 +137,7 @@ describe('eval', () => {
     const { code, stdout } = await run('eval', 'kv', '--model', 'chat', '--seq-len', '700', '--samples', '1', '--depths', '50');
     expect(code).toBe(0);
     expect(stdout).toMatch(/tokens\s+depth\s+dense\s+minference\n\s+700\s+50 %\s+0\.0 %\s+0\.0 %\n/);
-    expect(stdout).toMatch(/tokens\s+method\s+right\s+as dense\s+prefill\s+speed-up\n/);
+    expect(stdout).toMatch(/tokens\s+method\s+right\s+as dense\s+density\s+prefill\s+speed-up\n/);
   });
 
   test('perplexity of what sees everything is that of dense attention; a narrow window differs', async () => {

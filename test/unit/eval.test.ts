@@ -8,6 +8,7 @@ import { englishSentences, textSentences } from '../../src/eval/sentences.js';
 import { ANSWER_TASKS, PROBLEMS, score } from '../../src/eval/tasks.js';
 import { loadModel } from '../../src/model/load/index.js';
 import { memorySource } from '../../src/model/load/source.js';
+import type { ModelPatterns } from '../../src/model/runtime.js';
 import type { Tokenizer } from '../../src/model/types.js';
 import { Random } from '../../src/reference/random.js';
 import { resolvePattern } from '../../src/scheduler/validate.js';
@@ -154,17 +155,25 @@ test('every method gives a pattern that the scheduler takes, at every length', (
   expect(methodPattern('stripes', 100)).toBeUndefined();
 });
 
-/** A model that answers with the next tokens of `say(prompt)`. */
-function scripted(tokenizer: Tokenizer, say: (prompt: string) => string): EvalModel {
+/** A model that answers with the next tokens of `say(prompt, pattern)`, and computes half of the pairs unless dense. */
+function scripted(tokenizer: Tokenizer, say: (prompt: string, kind: string) => string): EvalModel {
+  const kindOf = (patterns: ModelPatterns | undefined): string => {
+    if (patterns === undefined || typeof patterns === 'function' || !('kind' in patterns)) throw new Error('one pattern');
+    return patterns.kind;
+  };
   return {
     async *generate(tokens, options = {}) {
       options.onProgress?.({ fraction: 1, tokens: tokens.length, totalTokens: tokens.length });
-      const answer = tokenizer.encode(say(tokenizer.decode([...(tokens as number[])])), false);
+      const answer = tokenizer.encode(say(tokenizer.decode([...(tokens as number[])]), kindOf(options.patterns)), false);
       yield* answer.slice(0, options.maxTokens);
     },
-    prefill: async (tokens) => ({ logits: new Float32Array(0), logProbs: new Float32Array(tokens.length - 1).fill(-Math.LN2) }),
+    prefill: async (tokens, { patterns, inspect } = {}) => ({
+      logits: new Float32Array(0),
+      logProbs: new Float32Array(tokens.length - 1).fill(-Math.LN2),
+      ...(inspect ? { density: kindOf(patterns) === 'dense' ? 1 : 0.5 } : {}),
+    }),
+    prepare: async () => {},
     reset: () => {},
-    destroy: () => {},
   };
 }
 
@@ -183,32 +192,31 @@ describe('evaluations', async () => {
   } satisfies EvalOptions as EvalOptions;
 
   test('score each method, length and depth on the same prompts', async () => {
-    const opened: string[] = [];
-    const seen: string[][] = [];
+    const rooms: number[] = [];
+    const seen = new Map<string, string[]>();
     const rows = await evaluate({
       ...base,
-      open: async (patterns, contextLength) => {
-        if (typeof patterns === 'function' || !('kind' in patterns)) throw new Error('one pattern');
-        opened.push(`${patterns.kind} ${contextLength > 600}`);
-        const prompts: string[] = [];
-        seen.push(prompts);
-        return scripted(tokenizer, (prompt) => {
-          prompts.push(prompt);
+      open: async (contextLength) => {
+        rooms.push(contextLength);
+        return scripted(tokenizer, (prompt, kind) => {
+          seen.set(kind, [...(seen.get(kind) ?? []), prompt]);
           const key = /The pass key is (\d{5})/.exec(prompt);
           // The sparse one finds what is at the end only.
-          const found = patterns.kind === 'dense' || (key?.index ?? 0) > prompt.length / 2;
+          const found = kind === 'dense' || (key?.index ?? 0) > prompt.length / 2;
           return found ? ` ${key?.[1]}.` : ' lost';
         });
       },
     });
-    expect(opened).toEqual(['dense true', 'a_shape true', 'dense true', 'a_shape true']);
-    expect(seen[0]).toEqual(seen[1]);
-    expect(rows.map((r) => [r.method, r.seqLen, r.depth, r.samples, r.accuracy, r.agreement])).toEqual(
+    expect(rooms).toHaveLength(1);
+    expect(rooms[0]).toBeGreaterThan(800);
+    expect(seen.get('dense')).toHaveLength(8);
+    expect(seen.get('dense')).toEqual(seen.get('a_shape'));
+    expect(rows.map((r) => [r.method, r.seqLen, r.depth, r.samples, r.accuracy, r.agreement, r.density])).toEqual(
       [600, 800].flatMap((n) => [
-        ['dense', n, 0, 2, 1, 1],
-        ['dense', n, 1, 2, 1, 1],
-        ['a_shape', n, 0, 2, 0, 0],
-        ['a_shape', n, 1, 2, 1, 1],
+        ['dense', n, 0, 2, 1, 1, 1],
+        ['dense', n, 1, 2, 1, 1, 1],
+        ['a_shape', n, 0, 2, 0, 0, 0.5],
+        ['a_shape', n, 1, 2, 1, 1, 0.5],
       ]),
     );
     const svg = accuracySvg(rows, 'a < b');
@@ -227,7 +235,7 @@ describe('evaluations', async () => {
       open: async () => {
         const model = scripted(tokenizer, () => '');
         const prefill: EvalModel['prefill'] = (tokens, options) => {
-          lengths.push(tokens.length);
+          if (options?.logProbs) lengths.push(tokens.length);
           return model.prefill(tokens, options);
         };
         return { ...model, prefill };
