@@ -1,5 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { MinferenceError } from '../errors.js';
+import { registerAsk } from './ask.js';
+import { registerCapture } from './capture.js';
 import { registerConfig } from './config.js';
 import { registerEval } from './eval.js';
 import { jsonText } from './format.js';
@@ -49,6 +51,7 @@ export type RegisterCommand = (
 ) => void;
 
 const COMMANDS: readonly RegisterCommand[] = [
+  registerAsk,
   registerGenerate,
   registerEval,
   registerPrefill,
@@ -57,6 +60,7 @@ const COMMANDS: readonly RegisterCommand[] = [
   registerConfig,
   registerRecall,
   registerSearch,
+  registerCapture,
 ];
 
 const EXIT_FAILED = 1;

@@ -1,14 +1,12 @@
-import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { InvalidArgumentError, Option } from 'commander';
-import { invalidArgument, MinferenceError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
 import { type EvalMethod, METHODS, methodPattern } from '../eval/methods.js';
 import { type EvalRow, type EvalTask, evaluate, TASKS } from '../eval/run.js';
 import type { LanguageModel } from '../model/runtime.js';
 import type { PatternConfig } from '../patterns/config.js';
 import type { CliContext, CommandResult, RegisterCommand } from './app.js';
+import { assetPath } from './assets.js';
 import { readConfigFile } from './config.js';
 import { integer, withDevice } from './device.js';
 import { accuracySvg } from './eval_heatmap.js';
@@ -39,7 +37,7 @@ interface MethodRequest {
 
 const MAX_LENGTH = 2 ** 26;
 /** The text of `perplexity` unless given. */
-const SAMPLE_TEXT = 'austen-persuasion-ch1-2.txt';
+const SAMPLE_TEXT = 'text/austen-persuasion-ch1-2.txt';
 
 const NOTES = `
 Tasks:
@@ -114,7 +112,7 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
     throw invalidArgument('--heatmap', options.heatmap, 'a task with answers: perplexity has no depths');
   }
   const config = options.config === undefined ? undefined : await readConfigFile(options.config);
-  const textFile = options.text ?? (task === 'perplexity' ? sampleText() : undefined);
+  const textFile = options.text ?? (task === 'perplexity' ? assetPath(SAMPLE_TEXT, '--text') : undefined);
   const text = textFile === undefined ? undefined : await readTextFile(textFile);
   return withModelFiles(context, options, (model) =>
     withDevice(context, options, async (device) => {
@@ -161,19 +159,6 @@ function methodsOf(requests: readonly MethodRequest[], config: PatternConfig | u
       return (name === 'minference' ? config : undefined) ?? methodPattern(name, seqLen) ?? { kind: 'dense' };
     },
   }));
-}
-
-/** The sample text, found from this module: next to `dist/` in the package, next to `src/` in a checkout. */
-function sampleText(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  for (let up = 0; up < 4; up++) {
-    const path = join(folder, 'assets', 'text', SAMPLE_TEXT);
-    if (existsSync(path)) return path;
-    folder = dirname(folder);
-  }
-  throw new MinferenceError('file', `the sample text ${SAMPLE_TEXT} is not installed with this package; give --text`, {
-    argument: '--text',
-  });
 }
 
 async function report(options: EvalCommandOptions, { loaded }: CliModel, rows: readonly EvalRow[]): Promise<CommandResult> {

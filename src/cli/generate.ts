@@ -9,7 +9,7 @@ import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { readConfigFile } from './config.js';
 import { integer, positiveNumber, withDevice } from './device.js';
 import { formatBytes, formatCount, formatMs, formatTable } from './format.js';
-import { addModelOptions, type CliModel, loadWeights, type ModelOptions, withModelFiles } from './model.js';
+import { addModelOptions, type CliModel, loadWeights, type ModelOptions, memoryOf, withModelFiles } from './model.js';
 import { PATTERN_SYNTAX, type PatternRequest, parsePatterns } from './patterns.js';
 
 interface GenerateCommandOptions extends ModelOptions {
@@ -127,7 +127,7 @@ export async function readTextFile(path: string): Promise<string> {
 type PatternsOfPrompt = (seqLen: number, numHeads: number) => ModelPatterns;
 
 /** Reads `--patterns`: a method's name, patterns in turn, or a file. */
-async function patternsOption(text: string): Promise<PatternsOfPrompt> {
+export async function patternsOption(text: string): Promise<PatternsOfPrompt> {
   if (text === 'dense' || text === 'minference') return (seqLen) => methodPattern(text, seqLen) ?? { kind: 'dense' };
   let turn: PatternRequest[];
   try {
@@ -254,12 +254,6 @@ interface Figures {
   readonly firstTokenMs: number | null;
   readonly decodeTokensPerSecond: number | null;
   readonly memory: ReturnType<typeof memoryOf>;
-}
-
-/** Bytes that a model holds on the GPU. */
-function memoryOf(model: LanguageModel) {
-  const { weights, cache, activations, attention } = model.memory();
-  return { weights, cache, activations: activations.allocatedBytes, attention: attention.allocatedBytes };
 }
 
 function summary(f: Figures): string {

@@ -1,6 +1,4 @@
-import { existsSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { basename } from 'node:path';
 import { Float16Array } from '@petamoriken/float16';
 import type { DeviceProfile } from '../device/profile.js';
 import { invalidArgument, MinferenceError } from '../errors.js';
@@ -11,6 +9,7 @@ import { pathSource } from '../model/load/node.js';
 import { readSafetensors } from '../model/load/safetensors.js';
 import { type ModelSource, readBytes } from '../model/load/source.js';
 import type { StoredTensor } from '../model/load/weights.js';
+import { assetPath } from './assets.js';
 
 /** The sample that ships with the package: one attention layer of a small language model on English text. */
 const SAMPLE = 'smollm2-135m-layer9-4k.safetensors';
@@ -79,7 +78,7 @@ export async function openInput(
     return fileInput('file', opened, options);
   }
   if (!shaped) {
-    const sample = await openFile(samplePath());
+    const sample = await openFile(assetPath(SAMPLE, '--qkv or --heads'));
     const { heads: sampleHeads, rows } = sample.q;
     if ((seqLen ?? 0) <= rows && (configHeads ?? sampleHeads) === sampleHeads) return fileInput('sample', sample, options);
     await sample.file.close();
@@ -102,17 +101,6 @@ function generatedInput(options: InputOptions, configHeads: number | undefined, 
     load: (device, profile, kinds) => plantLayer(device, profile, { ...shape, seed: options.seed, kinds }),
     close: async () => {},
   };
-}
-
-/** The sample, found from this module: next to `dist/` in the package, next to `src/` in a checkout. */
-function samplePath(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  for (let up = 0; up < 4; up++) {
-    const path = join(folder, 'assets', SAMPLE);
-    if (existsSync(path)) return path;
-    folder = dirname(folder);
-  }
-  throw new MinferenceError('file', `the sample input ${SAMPLE} is not installed with this package; give --qkv or --heads`);
 }
 
 interface OpenedFile {

@@ -17,14 +17,21 @@ export interface ModelOptions extends DeviceOptions {
   readonly denseBelow?: number;
 }
 
-/** Adds `--model` and how it runs. */
-export function addModelOptions(command: Command): Command {
+/**
+ * Adds `--model` and how it runs.
+ *
+ * @param fallback what is used without `--model`, in words; without one, `--model` must be given
+ */
+export function addModelOptions(command: Command, fallback?: string): Command {
+  const model = new Option(
+    '--model <model>',
+    `GGUF file, folder with config.json and safetensors, URL of either, or hub id (owner/name, owner/name/file.gguf)${
+      fallback === undefined ? '' : `; default: ${fallback}`
+    }`,
+  );
   return addDeviceOptions(
     command
-      .requiredOption(
-        '--model <model>',
-        'GGUF file, folder with config.json and safetensors, URL of either, or hub id (owner/name, owner/name/file.gguf)',
-      )
+      .addOption(fallback === undefined ? model.makeOptionMandatory() : model)
       .option('--file <name>', 'GGUF file, where a folder or hub model has several')
       .addOption(new Option('--chunk <n>', 'tokens of a prompt that run together').argParser(integer(1, 65_535)))
       .addOption(new Option('--dense-below <n>', 'positions before it attend densely').argParser(integer(0, 2 ** 26))),
@@ -97,4 +104,10 @@ export async function loadWeights(
     downloads.report = () => {};
     progress.stop();
   }
+}
+
+/** Bytes that a model holds on the GPU. */
+export function memoryOf(model: LanguageModel) {
+  const { weights, cache, activations, attention } = model.memory();
+  return { weights, cache, activations: activations.allocatedBytes, attention: attention.allocatedBytes };
 }

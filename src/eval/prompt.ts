@@ -59,8 +59,25 @@ export class PromptMaker {
    */
   make(parts: PromptParts, length: number): Prompt {
     const { head, tail } = this.#frame(parts);
+    const { tokens, ...places } = this.#document(parts, head, length, tail.length);
+    return { tokens: [...tokens, ...tail], ...places };
+  }
+
+  /** The same in two parts: a text of exactly `length` tokens, and what asks one of several questions about it. */
+  document(parts: Pick<PromptParts, 'intro' | 'sentences' | 'inserts'>, length: number): Prompt {
+    const { head } = this.#frame({ ...parts, question: '', answerStart: '' });
+    return this.#document(parts, head, length, 0);
+  }
+
+  /** Ids of a question, and of the words that its answer begins with, behind a {@link document}. */
+  question({ question, answerStart }: Pick<PromptParts, 'question' | 'answerStart'>): readonly number[] {
+    return this.#frame({ intro: '', question, answerStart }).tail;
+  }
+
+  /** The intro and the text, with `room` tokens of the length left for what comes behind. */
+  #document(parts: Pick<PromptParts, 'sentences' | 'inserts'>, head: readonly number[], length: number, room: number): Prompt {
     const inserts = parts.inserts.map(({ depth, text }) => ({ depth, ids: this.#sentence(text) }));
-    const fixed = inserts.reduce((sum, { ids }) => sum + ids.length, head.length + tail.length);
+    const fixed = inserts.reduce((sum, { ids }) => sum + ids.length, head.length + room);
     const filler = length - fixed;
     if (filler < 0) throw invalidArgument('seqLen', length, `at least ${fixed}: the question and what it asks for take as many`);
     const tokens = [...head];
@@ -74,9 +91,7 @@ export class PromptMaker {
       append(tokens, ids);
     }
     this.#fill(tokens, parts.sentences, filler - filled);
-    const end = tokens.length;
-    append(tokens, tail);
-    return { tokens, text: { start: head.length, end }, positions };
+    return { tokens, text: { start: head.length, end: tokens.length }, positions };
   }
 
   /** Number of tokens of a text inside another one. */
@@ -85,7 +100,10 @@ export class PromptMaker {
   }
 
   /** What comes before and after the text. */
-  #frame({ intro, question, answerStart }: PromptParts): { head: readonly number[]; tail: readonly number[] } {
+  #frame({ intro, question, answerStart }: Pick<PromptParts, 'intro' | 'question' | 'answerStart'>): {
+    head: readonly number[];
+    tail: readonly number[];
+  } {
     const content = `${intro}\n\nText: ${MARK}\n\n${question}`;
     const whole = this.#chat
       ? this.#tokenizer.chat([{ role: 'user', content }]) + answerStart

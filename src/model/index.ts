@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { type CapturedLayer, type CaptureOptions, captureAttention } from './capture.js';
 export * from './load/index.js';
 export {
   type AttentionCall,

@@ -1,8 +1,10 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Float16Array } from '@petamoriken/float16';
 import { afterAll, describe, expect, test } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
+import { relativeError } from '../../src/reference/oracle.js';
 import { TEMPLATE, tinyModel } from './eval_make.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'minference-model-'));
@@ -166,5 +168,86 @@ describe('eval', () => {
     expect(code, stderr).toBe(expected);
     expect(stderr).toContain(message);
     expect(stdout).toBe('');
+  });
+});
+
+describe('ask', () => {
+  test('reads a document twice and scores the answers to the same questions', async () => {
+    const args = ['--model', 'chat', '--seq-len', '700', '--facts', '4', '--seed', '3'];
+    const { readings, seqLen, memory } = await json('ask', ...args, '--patterns', 'a_shape:16,64');
+    expect(seqLen).toBe(700);
+    expect(memory.weights).toBeGreaterThan(0);
+    const [dense, sparse] = readings;
+    expect([dense.method, sparse.method]).toEqual(['dense', 'a_shape:16,64']);
+    expect(dense.density).toBe(1);
+    // Rows see 80 keys at most.
+    expect(sparse.density).toBeCloseTo((80 * 700 - (79 * 80) / 2) / ((700 * 701) / 2), 6);
+    for (const reading of readings) {
+      expect(reading.prefillMs).toBeGreaterThan(0);
+      expect(reading.answers).toHaveLength(4);
+      expect(reading.accuracy).toBe(0);
+    }
+    const asked = (reading: { answers: { question: string; depth: number; expected: string[] }[] }) =>
+      reading.answers.map(({ question, depth, expected }) => [question, depth, expected]);
+    expect(asked(dense)).toEqual(asked(sparse));
+    expect(new Set(dense.answers.map((a: { question: string }) => a.question)).size).toBe(4);
+  });
+
+  test('what keeps everything gives the dense answers, in a table', async () => {
+    const { code, stdout } = await run(
+      'ask',
+      '--model',
+      'plain',
+      '--seq-len',
+      '300',
+      '--facts',
+      '2',
+      '--patterns',
+      'a_shape:1,400',
+    );
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/density\s+100\.0 %\s+100\.0 %/);
+    expect(stdout).toMatch(/right answers\s+0 of 2\s+0 of 2/);
+    expect(stdout).toMatch(/What is the pass key\?/);
+    const { readings } = await json('ask', '--model', 'plain', '--seq-len', '300', '--facts', '2', '--patterns', 'a_shape:1,400');
+    const texts = readings.map((r: { answers: { text: string }[] }) => r.answers.map((a) => a.text).join('|'));
+    expect(texts[0]).toBe(texts[1]);
+  });
+
+  test('a document that is too short for its facts is refused', async () => {
+    const { code, stderr } = await run('ask', '--model', 'plain', '--seq-len', '40');
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/seqLen/);
+  });
+});
+
+describe('capture', () => {
+  test('writes what recall and search read, whatever the chunks', async () => {
+    const out = join(folder, 'qkv');
+    const { files, seqLen } = await json('capture', '--model', 'plain', '--seq-len', '200', '--layers', '1', '--out', out);
+    expect([files.length, files[0].layer, seqLen]).toEqual([1, 1, 200]);
+    const path = join(out, 'layer1.safetensors');
+    expect(readFileSync(path)).toHaveLength(files[0].bytes);
+    const recall = await json('recall', '--qkv', path, '--pattern', 'dense');
+    expect(recall).toMatchObject({ seqLen: 200, heads: [{ recall: 1 }, { recall: 1 }] });
+    const parts = join(folder, 'parts');
+    await json('capture', '--model', 'plain', '--seq-len', '200', '--layers', '1', '--out', parts, '--chunk', '64');
+    const [whole, chunked] = [path, join(parts, 'layer1.safetensors')].map((p) => {
+      const bytes = readFileSync(p);
+      const data = bytes.subarray(8 + Number(bytes.readBigUInt64LE(0)));
+      return [...new Float16Array(data.buffer.slice(data.byteOffset, data.byteOffset + data.length))];
+    }) as [number[], number[]];
+    expect(relativeError(chunked, whole)).toBeLessThan(2e-3);
+    expect(Math.max(...whole.map(Math.abs))).toBeGreaterThan(0.1);
+  });
+
+  test('layers and lengths that are not there are refused', async () => {
+    for (const [args, word] of [
+      [['--layers', '2'], '--layers'],
+      [['--seq-len', '1000000'], '--seq-len'],
+    ] as const) {
+      const { code, stderr } = await run('capture', '--model', 'plain', '--out', join(folder, 'none'), ...args);
+      expect([code, stderr.includes(word)]).toEqual([1, true]);
+    }
   });
 });
