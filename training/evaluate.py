@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from data import HELD_OUT, Corpus
-from model import Config, Llama
+from model import Config, Llama, half_precision
 
 TASKS = ("passkey", "needle", "kv", "variables")
 
@@ -28,7 +28,7 @@ def answer(model: Llama, prompt: list[int], expected: list[int]) -> tuple[bool, 
     """Whether greedy decoding gives the expected tokens, and the share of them that are the most likely ones."""
     device = model.embed_tokens.weight.device
     ids = torch.tensor([prompt + expected[:-1]], device=device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with half_precision(device.type):
         hidden = model.hidden(ids, torch.arange(ids.shape[1], device=device)[None])[0, -len(expected) :]
         best = (hidden @ model.embed_tokens.weight.T.to(hidden.dtype)).argmax(-1)
     right = best == torch.tensor(expected, device=device)
@@ -77,7 +77,7 @@ def text_loss(model: Llama, corpus: Corpus, length: int) -> float:
     total, count = 0.0, 0
     for at in range(0, len(ids) - 1, length):
         piece = torch.tensor([[corpus.bos, *ids[at : at + length]]], device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with half_precision(device.type):
             logits = model.logits(piece[:, :-1])[0].float()
         total += torch.nn.functional.cross_entropy(logits, piece[0, 1:], reduction="sum").item()
         count += piece.shape[1] - 1

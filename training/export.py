@@ -16,9 +16,11 @@ import torch
 
 from checkpoint import read
 from data import BOS, EOS, TOKENIZER
-from model import Config
+from model import Config, rope_factors
 
-NAME = "minference-retrieval-14m"
+
+def name_of(weights: dict[str, torch.Tensor]) -> str:
+    return f"minference-retrieval-{sum(w.numel() for w in weights.values()) / 1e6:.0f}m"
 
 
 def weights_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -62,7 +64,7 @@ def write_gguf(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> 
     tokens = sorted(vocab, key=vocab.get)
     path.parent.mkdir(parents=True, exist_ok=True)
     out = gguf.GGUFWriter(str(path), "llama")
-    out.add_name(NAME)
+    out.add_name(name_of(weights))
     out.add_license("Apache-2.0")
     out.add_context_length(config.context)
     out.add_embedding_length(config.width)
@@ -117,16 +119,17 @@ def write_gguf(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> 
         else:
             q8 = gguf.GGMLQuantizationType.Q8_0
             out.add_tensor(stored, gguf.quantize(w, q8), raw_dtype=q8)
+    out.add_tensor("rope_freqs.weight", rope_factors(config).float().numpy())
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
 
 
-def write_card(path: Path, config: Config, meta: dict, results: dict | None) -> None:
+def write_card(path: Path, name: str, config: Config, meta: dict, results: dict | None) -> None:
     """The model card, with the accuracies that `evaluate.py --out` wrote."""
     lines = [
-        f"# {NAME}",
+        f"# {name}",
         "",
         f"A Llama of {config.layers} layers, width {config.width}, {config.heads} query heads and {config.kv_heads} KV heads of size",
         f"{config.head_dim}, with a vocabulary of {config.vocab:,} tokens, made to find facts in contexts of up to {config.context:,}",
@@ -166,7 +169,7 @@ def main() -> None:
         write_gguf(args.gguf, config, weights)
         print(f"{args.gguf}: {args.gguf.stat().st_size:,} bytes")
     if args.card:
-        write_card(args.card, config, meta, json.loads(args.results.read_text()) if args.results else None)
+        write_card(args.card, name_of(weights), config, meta, json.loads(args.results.read_text()) if args.results else None)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,24 @@
 """A Llama: RMS norm, rotary positions (half-split), grouped-query attention, SwiGLU, tied embeddings.
 
+Only the pairs of dimensions that turn at least once in some hundred tokens carry positions; the slower ones would meet, in a
+text longer than those of the training, angles that they have never seen. Llama 3's scaling with a huge factor stops them (as
+p-RoPE does, arXiv 2410.06205), so what a head looks for does not depend on how far away it is.
+
 Parameters carry the names of Hugging Face's Llama, so the state is what `export.py` writes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+#: What the frequencies of pairs that stand still are divided by.
+STILL = float(2**24)
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,9 @@ class Config:
     inner: int = 1024
     vocab: int = 4096
     context: int = 131_072
-    theta: float = 1e7
+    theta: float = 1e5
+    #: Pairs that turn once in more tokens than this stand still; those that turn four times are as they are.
+    turn: int = 256
     eps: float = 1e-5
 
     def huggingface(self, bos: int, eos: int) -> dict:
@@ -39,6 +50,13 @@ class Config:
             "vocab_size": self.vocab,
             "max_position_embeddings": self.context,
             "rope_theta": self.theta,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": STILL,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": self.turn,
+            },
             "rms_norm_eps": self.eps,
             "hidden_act": "silu",
             "attention_bias": False,
@@ -56,8 +74,16 @@ class Config:
         return 6 * matrices + self.layers * 6 * q * length
 
 
+def rope_factors(c: Config) -> Tensor:
+    """What the frequency of each pair is divided by, [D / 2], as Llama 3's scaling has it."""
+    own = c.theta ** -(torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim)
+    smooth = ((c.turn * own / (2 * math.pi) - 1) / 3).clamp(0, 1)
+    return 1 / ((1 - smooth) / STILL + smooth)
+
+
 SIZES = {
     "base": Config(),
+    "small": Config(layers=4, width=256, heads=4, kv_heads=2, inner=512),
     "tiny": Config(layers=4, width=128, heads=2, kv_heads=1, inner=256),
 }
 
@@ -132,7 +158,7 @@ class Llama(nn.Module):
         self.embed_tokens = nn.Embedding(c.vocab, c.width)
         self.layers = nn.ModuleList(Block(c) for _ in range(c.layers))
         self.norm = Norm(c.width, c.eps)
-        frequencies = c.theta ** -(torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim)
+        frequencies = c.theta ** -(torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim) / rope_factors(c)
         self.register_buffer("frequencies", frequencies, persistent=False)
         for name, p in self.named_parameters():
             if p.ndim == 2:
@@ -152,6 +178,12 @@ class Llama(nn.Module):
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return F.linear(self.hidden(ids, positions), self.embed_tokens.weight)
+
+
+def half_precision(device: str) -> torch.autocast:
+    """Products in bf16 where the device multiplies it fast."""
+    fast = device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.autocast(device, torch.bfloat16, enabled=fast)
 
 
 def losses(x: Tensor, head: Tensor, targets: Tensor, classes: Tensor) -> Tensor:

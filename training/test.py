@@ -156,7 +156,7 @@ class Export(unittest.TestCase):
                 # Rows 2 d and 2 d + 1 of the file are rows d and d + 32 of the head.
                 for row, source in ((0, 0), (1, 32), (2, 1), (63, 63)):
                     self.assertLess(np.abs(values[row] - k[source]).max(), 0.01 * np.abs(k).max())
-            self.assertEqual(len(reader.tensors), 2 + 9 * config.layers)
+            self.assertEqual(len(reader.tensors), 3 + 9 * config.layers)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 import evaluate
 from checkpoint import load, save
 from data import Batches, Corpus
-from model import SIZES, Config, Llama, losses
+from model import SIZES, Config, Llama, half_precision, losses
 from optimizer import Optimizer
 
 
@@ -205,7 +205,7 @@ def main() -> None:
 
     def learn(ids: torch.Tensor, classes: torch.Tensor, positions: torch.Tensor, micros: int) -> torch.Tensor:
         """Adds the gradients of a micro-batch; returns the sums of `losses`."""
-        with torch.autocast(device, torch.bfloat16, enabled=args.cuda):
+        with half_precision(device):
             x = model.hidden(ids[:, :-1], positions)
             sums = loss_function(x, model.embed_tokens.weight, ids[:, 1:], classes)
         loss = sums[0] / sums[1].clamp_min(1) + args.answer_weight * sums[2] / sums[3].clamp_min(1)

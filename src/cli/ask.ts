@@ -26,8 +26,8 @@ interface AskCommandOptions extends Omit<ModelOptions, 'model'> {
 const MAX_LENGTH = 2 ** 26;
 /** Tokens of the document unless given: what takes seconds on a GPU, and less than two minutes on a CPU. */
 const DOCUMENT_LENGTH = { software: 8192, hardware: 32_768 };
-const MODEL = 'model/minference-tiny.gguf';
-const MODEL_PATTERNS = 'model/minference-tiny.patterns.json';
+const MODEL = 'model/minference-retrieval-3m.gguf';
+const MODEL_PATTERNS = 'model/minference-retrieval-3m.patterns.json';
 const TEXT = 'text/austen-persuasion-ch1-2.txt';
 /** Tokens that an answer may take beyond those of the right one. */
 const SLACK = 8;
