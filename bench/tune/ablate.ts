@@ -20,7 +20,7 @@ export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
     code.replace(/bitcast<vec4<f32>>\(s_tile\[s_row_(\d) \+ \du \* [^\]]*\]\);/g, 'vec4<f32>(f32(tile), l_$1, 0.5, 0.25);'),
   'no P store': (code) => code.replace(/^(\s*)s_tile\[[^;]*pack_halves.*$/gm, '$1if (l_0 < 0.0) { $& }'),
   'one P load': (code) =>
-    code.replace(/(let left_\d = subgroupMatrixLoad<Left, row_major>\(&s_tile, )[^;]*, S_STRIDE\)/g, '$1strip_0, S_STRIDE)'),
+    code.replace(/(let left_\w+ = subgroupMatrixLoad<Left, row_major>\(&s_tile, )[^;]*, S_STRIDE\)/g, '$1strip_0, S_STRIDE)'),
   'no staging': (code) => code.replace(/^(\s*)[kv]_tile\[.* = [kv]_next_\d;$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no fetch': (code) => code.replace(/if \(key <= last_key\) \{/g, 'if (key <= last_key && tiles == 0u) {'),
 };

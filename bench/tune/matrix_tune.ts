@@ -96,6 +96,7 @@ function label(t: MatrixTiling): string {
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
     ...(t.fences ? ['fences'] : []),
     ...(t.pairs ? ['pairs'] : []),
+    ...(t.chains ? [`chains-${t.chains}`] : []),
   ].join(' ');
 }
 
@@ -333,7 +334,8 @@ async function main(options: Options): Promise<void> {
   if (options.more) {
     const more = JSON.parse(readFileSync(options.more, 'utf8')) as Partial<MatrixTiling>[];
     for (const part of more)
-      for (const shape of shapes) variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), shape, sync: 'subgroup', ...part });
+      for (const shape of part.shape ? [part.shape] : shapes)
+        variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), shape, sync: 'subgroup', ...part });
   }
   const lengths = integers(options.lengths);
   const sparseLengths = integers(options.sparse);
@@ -447,7 +449,10 @@ const program = new Command('matrix_tune')
   .option('--lengths <list>', 'dense lengths', '16384,32768')
   .option('--sparse <list>', 'lengths of the sparse patterns', '131072')
   .option('--tilings <list>', 'numbers of MATRIX_TILINGS, or none; all unless given', '')
-  .option('--more <file>', 'more tilings to try, a JSON list of what differs from the first one')
+  .option(
+    '--more <file>',
+    'more tilings to try, a JSON list of what differs from the first one, for each matrix shape unless it names one',
+  )
   .option('--syncs <list>', 'ways of ordering', 'subgroup,workgroup')
   .option('--shapes <list>', 'matrix shapes', '16x8x16,16x16x16')
   .option('--sizes <list>', 'init,local,columns,slashes,blocks', '')

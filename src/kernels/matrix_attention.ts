@@ -134,6 +134,7 @@ export function matrixAttentionShader(
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
     ...(t.fences ? ['fences'] : []),
     ...(t.pairs ? ['pairs'] : []),
+    ...(t.chains ? [`chains-${t.chains}`] : []),
     ops.name,
   ].join(' ');
   return {
@@ -459,7 +460,8 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
             `if (tile + 1u < tiles) {\n${this.#stage('k')}\n}`,
           ),
         );
-      case 'overlap':
+      case 'overlap': {
+        const chained = t.chains === 'keys';
         return text(
           this.#publishKeys('0u'),
           this.#publishKeysIf('1u'),
@@ -472,6 +474,7 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           this.#scores('', '0u'),
           `{\n${this.#fetch('k', '1u')}\n${this.#fetch('v', '0u')}\n}`,
           this.#storeScores(),
+          chained ? this.#firstMaxima('0u', true) : '',
           tileLoop(
             barrier,
             this.#stage('k'),
@@ -481,11 +484,12 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
             `if (tile + 2u < tiles) {\n${this.#fetch('k', '(tile + 2u)')}\n}`,
             this.#publishKeysIf('(tile + 3u)'),
             // After the last tile these are products of a stale K, which nobody uses.
-            this.#softmax('0u', this.#scores('', '0u', false)),
-            this.#output('', '0u'),
-            this.#storeScores(),
+            chained
+              ? this.#chainedStep('', '0u', { key: '0u', tile: '(tile + 1u)', exists: 'tile + 1u < tiles' })
+              : text(this.#softmax('0u', this.#scores('', '0u', false)), this.#output('', '0u'), this.#storeScores()),
           ),
         );
+      }
     }
   }
 
@@ -493,6 +497,17 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
   #compute(buffer: string): string {
     const t = this.#t;
     const parts = t.keys / t.scoreKeys;
+    if (t.pipelined && t.chains === 'keys') {
+      return text(
+        this.#scores(buffer, '0u'),
+        this.#storeScores(),
+        this.#firstMaxima('tile', false),
+        range(parts).map((part) => {
+          const next = { key: `${(part + 1) * t.scoreKeys}u`, tile: 'tile' };
+          return this.#chainedStep(buffer, `${part * t.scoreKeys}u`, part + 1 < parts ? next : undefined);
+        }),
+      );
+    }
     if (t.pipelined) {
       return text(
         this.#scores(buffer, '0u'),
@@ -514,8 +529,8 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
     return text('for (var key = 0u; key < BLOCK_N; key += SCORE_KEYS) {', step('key'), '}');
   }
 
-  /** S = Q K^T for the keys from `key` on, into s_<rows>. */
-  #scores(buffer: string, key: string, declare = true): string {
+  /** S = Q K^T for the keys from `key` on, into s_<rows>. `between` stands half-way. */
+  #scores(buffer: string, key: string, declare = true, between = ''): string {
     const { shape, queries, strips, pairs, keys } = this.#t;
     const firstKey = pairs ? `side * ${keys / 2}u` : key;
     const ops = this.#ops;
@@ -529,7 +544,7 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           ? ops.declare(`s_${id}`, 'Result', this.#scoreMatrices)
           : ops.each('n', this.#scoreMatrices, (n) => ops.set(`s_${id}`, n, ops.zero())),
       ),
-      ops.each('c', this.#depth, (c) => {
+      this.#eachDepth(between, (c) => {
         const word = times(c, shape.k / 8);
         return text(
           rows.map(({ strip, matrix, id }) => {
@@ -546,6 +561,17 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           ),
         );
       }),
+    );
+  }
+
+  /** Visits the head dimension in steps of a matrix's depth, with `between` after half of them. */
+  #eachDepth(between: string, visit: (c: Index) => string): string {
+    if (!between) return this.#ops.each('c', this.#depth, visit);
+    const half = Math.floor(this.#depth / 2);
+    return text(
+      this.#ops.each('c', half, visit),
+      between,
+      this.#ops.each('c', this.#depth - half, (c) => visit(plus(c, half))),
     );
   }
 
@@ -572,64 +598,178 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
    * `between` stands between the maxima and the exponentials.
    */
   #softmax(key: string, between = ''): string {
-    const words = this.#width / 4;
-    const each = this.#groups.flatMap((g) => range(words).map((j) => ({ g, j })));
-    const x = (s: number, { g, j }: { readonly g: number; readonly j: number }): string => `x_${s}_${g}_${j}`;
-    const full = this.#contiguous ? 'key_at(entry, row0, tile, 0u)' : 'tile_keys[(tile % KEY_RING) * BLOCK_N]';
-    const inPlace = this.#width === 16;
-    const maxima = (s: number): string =>
-      text(
-        each.map((e) => `var ${x(s, e)} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(e.g, e.j)}]);`),
-        `if (!full_${this.#keyName(key)}) {
-let position = params.q_offset + row_${s};`,
-        each.map((e) => {
-          const slot = `${key} + ${this.#width}u * (${2 * e.g}u + half) + ${4 * e.j}u`;
-          const one = (i: number): string => `is_visible(entry, position, ${this.#keyAt(`${slot} + ${i}u`)})`;
-          return `${x(s, e)} = select(vec4<f32>(MASKED), ${x(s, e)}, vec4<bool>(${range(4).map(one).join(', ')}));`;
-        }),
-        '}',
-        `let top_${s} = ${this.#tree(
-          each.map((e) => x(s, e)),
-          (a, b) => `max(${a}, ${b})`,
-        )};`,
-        `let own_max_${s} = max_of(top_${s});`,
-        `let m_new_${s} = max(m_${s}, scale * ${this.#ops.pairMax(`own_max_${s}`)});`,
-        this.#ops.any(`rises_${s}`, `m_new_${s} > m_${s} + MAX_RISE`),
-        this.#t.pairs ? this.#announceRescale() : text(`if (rises_${s}) {`, this.#rescale(s), '}'),
-      );
-    const exponentials = (s: number): string =>
-      text(
-        each.map((e) => `${x(s, e)} = exp2(fma(${x(s, e)}, vec4<f32>(scale), vec4<f32>(-m_${s})));`),
-        `l_${s} += sum_of(${this.#tree(
-          each.map((e) => x(s, e)),
-          (a, b) => `(${a} + ${b})`,
-        )});`,
-        inPlace || this.#t.pairs ? '' : this.#ops.sync(),
-        this.#groups.flatMap((g) =>
-          range(words / 2).map((u) => {
-            const at = inPlace ? this.#scoreWord(g, u) : 'half';
-            const to = this.#t.pairs ? `p_tile[p_row + ${this.#probabilityWord(g, u)}]` : `s_tile[s_row_${s} + ${at}]`;
-            return `${to} = pack_halves(${x(s, { g, j: 2 * u })}, ${x(s, { g, j: 2 * u + 1 })});`;
-          }),
-        ),
-      );
+    const full = `full_${key.replace(/\W/g, '')}`;
+    const exponentials = (strips: readonly number[]): string =>
+      text(this.#exponentials(strips), this.#storeProbabilities(strips));
+    const maxima = (strips: readonly number[]): string =>
+      text(this.#takeScores(strips, key, 'tile', full, true), this.#maxima(strips), this.#raise(strips));
+    // Strips that are chains of their own share every branch, so that no block of code ends between their steps.
+    const together = this.#t.chains ? [this.#strips] : this.#strips.map((s) => [s]);
     return text(
       '// P = exp2(scale S - m)',
-      `let full_${this.#keyName(key)} = tile_is_full(entry, row0, tile, ${full});`,
+      `let ${full} = ${this.#isFull('tile')};`,
       between
-        ? text(this.#strips.map(maxima), between, this.#strips.map(exponentials))
-        : this.#strips.map((s) => text('{', maxima(s), exponentials(s), '}')),
+        ? text(together.map(maxima), between, together.map(exponentials))
+        : together.map((strips) => text('{', maxima(strips), exponentials(strips), '}')),
       this.#t.pairs ? '' : this.#ops.sync(),
     );
   }
 
-  #keyName(key: string): string {
-    return key.replace(/\W/g, '');
+  /** Whether every row sees every key of a tile. */
+  #isFull(tile: string): string {
+    return `tile_is_full(entry, row0, ${tile}, ${this.#keyAt(tile, '0u')})`;
   }
 
-  /** The key in a slot of the tile. */
-  #keyAt(slot: string): string {
-    return this.#contiguous ? `key_at(entry, row0, tile, ${slot})` : `tile_keys[(tile % KEY_RING) * BLOCK_N + ${slot}]`;
+  /** This invocation's groups of four scores of a strip, and the variable of each. */
+  #taken(strip: number): { readonly g: number; readonly j: number; readonly x: string }[] {
+    return this.#groups.flatMap((g) => range(this.#width / 4).map((j) => ({ g, j, x: `x_${strip}_${g}_${j}` })));
+  }
+
+  /** This invocation's scores of the keys from `key` on, masked unless the tile is `full`. */
+  #takeScores(strips: readonly number[], key: string, tile: string, full: string, declare = false): string {
+    return text(
+      strips.flatMap((s) =>
+        this.#taken(s).map(
+          ({ g, j, x }) => `${declare ? 'var ' : ''}${x} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(g, j)}]);`,
+        ),
+      ),
+      `if (!${full}) {`,
+      strips.flatMap((s) =>
+        text(
+          `let position_${s} = params.q_offset + row_${s};`,
+          this.#taken(s).map(({ g, j, x }) => {
+            const slot = `${key} + ${this.#width}u * (${2 * g}u + half) + ${4 * j}u`;
+            const one = (i: number): string => `is_visible(entry, position_${s}, ${this.#keyAt(tile, `${slot} + ${i}u`)})`;
+            return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
+          }),
+        ),
+      ),
+      '}',
+    );
+  }
+
+  /** The maxima that the scores taken call for, as m_new_<strip>; those of before unless the keys exist. */
+  #maxima(strips: readonly number[], exists = ''): string {
+    return text(
+      strips.map(
+        (s) =>
+          `let own_max_${s} = max_of(${this.#tree(
+            this.#taken(s).map(({ x }) => x),
+            (a, b) => `max(${a}, ${b})`,
+          )});`,
+      ),
+      strips.map((s) => {
+        const max = `scale * ${this.#ops.pairMax(`own_max_${s}`)}`;
+        return `let m_new_${s} = max(m_${s}, ${exists ? `select(M_START, ${max}, ${exists})` : max});`;
+      }),
+    );
+  }
+
+  /** Moves strips to m_new_<strip>, if a row's maximum rises by much. */
+  #raise(strips: readonly number[]): string {
+    const name = `rises_${strips[0]}`;
+    const over = strips.map((s) => `m_new_${s} > m_${s} + MAX_RISE`);
+    const rises = over.length > 1 ? over.map((o) => `(${o})`).join(' | ') : over.join('');
+    return text(
+      this.#ops.any(name, rises),
+      this.#t.pairs
+        ? this.#announceRescale()
+        : text(
+            `if (${name}) {`,
+            strips.length > 1 ? strips.map((s) => `{\n${this.#rescale(s)}\n}`) : this.#rescale(strips[0] as number),
+            '}',
+          ),
+    );
+  }
+
+  /** Scores taken become probabilities, whose sums l takes in. */
+  #exponentials(strips: readonly number[]): string {
+    return text(
+      strips.flatMap((s) => this.#taken(s).map(({ x }) => `${x} = exp2(fma(${x}, vec4<f32>(scale), vec4<f32>(-m_${s})));`)),
+      strips.map(
+        (s) =>
+          `l_${s} += sum_of(${this.#tree(
+            this.#taken(s).map(({ x }) => x),
+            (a, b) => `(${a} + ${b})`,
+          )});`,
+      ),
+    );
+  }
+
+  /** Probabilities go to where the scores were: each invocation's own, unless rows are short. */
+  #storeProbabilities(strips: readonly number[]): string {
+    const inPlace = this.#width === 16;
+    return text(
+      inPlace || this.#t.pairs ? '' : this.#ops.sync(),
+      strips.flatMap((s) =>
+        this.#groups.flatMap((g) =>
+          range(this.#width / 8).map((u) => {
+            const at = inPlace ? this.#scoreWord(g, u) : 'half';
+            const to = this.#t.pairs ? `p_tile[p_row + ${this.#probabilityWord(g, u)}]` : `s_tile[s_row_${s} + ${at}]`;
+            return `${to} = pack_halves(x_${s}_${g}_${2 * u}, x_${s}_${g}_${2 * u + 1});`;
+          }),
+        ),
+      ),
+    );
+  }
+
+  // ---- two chains of keys
+
+  /** Takes the stored scores of a tile's first keys, and their maxima: where {@link #chainedStep} starts. */
+  #firstMaxima(tile: string, outputIsZero: boolean): string {
+    return text(
+      `let full_first = ${this.#isFull(tile)};`,
+      this.#takeScores(this.#strips, '0u', tile, 'full_first', true),
+      '{',
+      this.#maxima(this.#strips),
+      outputIsZero ? this.#strips.map((s) => `m_${s} = m_new_${s};`) : this.#raise(this.#strips),
+      '}',
+    );
+  }
+
+  /**
+   * One step of `chains: 'keys'`. Two groups of keys are under way, neither of which waits for the other:
+   *
+   *   these, from `key` on, whose maxima are known:   exponentials, P stored, P loaded, O += P V
+   *   the next:                                       S = Q K^T, S stored, S loaded, mask, maxima
+   *
+   * The exponentials stand amid the products with K, the maxima amid those with V, and no branch lies in between but
+   * the next group's mask. Probabilities are loaded before the next scores are stored, as both use the same memory.
+   */
+  #chainedStep(
+    buffer: string,
+    key: string,
+    next: { readonly key: string; readonly tile: string; readonly exists?: string } | undefined,
+  ): string {
+    const strips = this.#strips;
+    const ops = this.#ops;
+    const exponentials = text('// P = exp2(scale S - m)', this.#exponentials(strips), this.#storeProbabilities(strips));
+    if (!next) return text('{', exponentials, ops.sync(), this.#output(buffer, key), '}');
+    const steps = range(this.#keyDepth);
+    const half = Math.floor(this.#keyDepth / 2);
+    const products = (part: readonly number[]): string => text(part.map((c) => this.#productsAt(buffer, key, c)));
+    const { exists } = next;
+    return text(
+      '{',
+      exists ? `let exists = ${exists};` : '',
+      `let full = ${exists ? '!exists || ' : ''}${this.#isFull(next.tile)};`,
+      this.#scores(buffer, next.key, false, exponentials),
+      ops.sync(),
+      steps.map((c) => this.#probabilitiesAt(c)),
+      this.#storeScores(),
+      this.#takeScores(strips, next.key, next.tile, 'full'),
+      '// O += P V',
+      products(steps.slice(0, half)),
+      this.#maxima(strips, exists ? 'exists' : ''),
+      products(steps.slice(half)),
+      this.#raise(strips),
+      '}',
+    );
+  }
+
+  /** The key in a slot of a tile. */
+  #keyAt(tile: string, slot: string): string {
+    return this.#contiguous ? `key_at(entry, row0, ${tile}, ${slot})` : `tile_keys[(${tile} % KEY_RING) * BLOCK_N + ${slot}]`;
   }
 
   /** Combines terms pairwise. */
@@ -708,41 +848,39 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 
   /** O += P V for the keys from `key` on. */
   #output(buffer: string, key: string): string {
+    return text(
+      '// O += P V',
+      range(this.#keyDepth).map((c) => text('{', this.#probabilitiesAt(c), this.#productsAt(buffer, key, c), '}')),
+    );
+  }
+
+  /** The probabilities at step c of the keys in flight, as left_<rows>_<c>. */
+  #probabilitiesAt(c: number): string {
+    const { shape, pairs } = this.#t;
+    const first = c * shape.k;
+    // Probabilities lie at the start of the scores they came from, in groups of 16 keys.
+    const word = this.#width === 16 ? Math.floor(first / 16) * 4 + (first % 16) / 8 : first / 8;
+    const shared = (matrix: number): string => `(pair_row + ${matrix * shape.m}u) * P_STRIDE + ${first / 8}u`;
+    return text(
+      this.#rows().map(({ strip, matrix, id }) => {
+        const left = pairs
+          ? this.#ops.load('Left', 'p_tile', shared(matrix), 'P_STRIDE', 'row_major')
+          : this.#ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major');
+        return `let left_${id}_${c} = ${left};`;
+      }),
+    );
+  }
+
+  /** Multiplies step c's probabilities with V. */
+  #productsAt(buffer: string, key: string, c: number): string {
     const { shape, pairs } = this.#t;
     const firstColumn = pairs ? `side * ${this.#d / 16}u + ` : '';
     const ops = this.#ops;
-    const rows = this.#rows();
-    return text(
-      '// O += P V',
-      range(this.#keyDepth).map((c) => {
-        const first = c * shape.k;
-        // Probabilities lie at the start of the scores they came from, in groups of 16 keys.
-        const word = this.#width === 16 ? Math.floor(first / 16) * 4 + (first % 16) / 8 : first / 8;
-        return text(
-          '{',
-          rows.map(
-            ({ strip, matrix, id }) =>
-              `let left_${id} = ${
-                pairs
-                  ? ops.load(
-                      'Left',
-                      'p_tile',
-                      `(pair_row + ${matrix * shape.m}u) * P_STRIDE + ${first / 8}u`,
-                      'P_STRIDE',
-                      'row_major',
-                    )
-                  : ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')
-              };`,
-          ),
-          ops.each('n', this.#outputMatrices, (n) =>
-            text(
-              `let right = ${ops.load('Right', 'v_tile', `${buffer}(${key} + ${first}u) * KV_STRIDE + ${firstColumn}${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
-              rows.map(({ id }) => ops.set(`o_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`o_${id}`, n)))),
-            ),
-          ),
-          '}',
-        );
-      }),
+    return ops.each('n', this.#outputMatrices, (n) =>
+      text(
+        `let right = ${ops.load('Right', 'v_tile', `${buffer}(${key} + ${c * shape.k}u) * KV_STRIDE + ${firstColumn}${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
+        this.#rows().map(({ id }) => ops.set(`o_${id}`, n, ops.multiplyAdd(`left_${id}_${c}`, 'right', ops.get(`o_${id}`, n)))),
+      ),
     );
   }
 

@@ -39,6 +39,19 @@ export interface MatrixTiling {
   readonly staging: MatrixStaging;
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
+  /**
+   * Two chains of dependent steps in a subgroup, in straight code (a branch ends what a compiler can reorder), so that one
+   * works while the other waits:
+   *
+   * - `keys`: two groups of keys. The exponentials of these stand amid the products with K of the next, as in `overlap`,
+   *   and the maxima of the next amid the products with V of these. In `overlap` and `pipelined` alone, each group's
+   *   maxima, and the branches after them, stand between everything else. Needs either of the two.
+   * - `strips`: two strips, whose softmaxes go step by step together and share the branches for masks and rescaling;
+   *   otherwise one follows the other. Needs two strips.
+   *
+   * With two strips, `keys` includes `strips`.
+   */
+  readonly chains?: 'keys' | 'strips';
   readonly sync: MatrixSync;
   /**
    * A barrier between the softmax and the output of each tile, which no data needs: it keeps compilers from
@@ -90,6 +103,8 @@ export interface RegisterEstimate {
   readonly queries: number;
   readonly scores: number;
   readonly prefetched: number;
+  /** What the second chain of keys keeps. */
+  readonly chained: number;
   readonly operands: number;
   /** Addresses, loop state, row statistics. */
   readonly other: number;
@@ -122,6 +137,8 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
     double: 8 * vectors,
     overlap: 8 * vectors + scores,
   }[t.staging];
+  // Probabilities loaded, and scores taken beside those under way (which `overlap` counts already).
+  const chained = t.chains === 'keys' ? scores / 2 + (t.pipelined ? scores : 0) : 0;
   const operands = (t.strips * STRIP_ROWS * t.shape.k) / 64 / (t.queries === 'registers' ? 2 : 1) + (t.shape.n * t.shape.k) / 64;
   // Statistics, lane and strip addresses, loop counters and strides.
   const other = 4 * t.strips + 22;
@@ -130,9 +147,10 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
     queries,
     scores,
     prefetched,
+    chained,
     operands,
     other,
-    total: output + queries + scores + prefetched + operands + other,
+    total: output + queries + scores + prefetched + chained + operands + other,
   };
 }
 
@@ -145,7 +163,11 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
   const whole = t.staging === 'alternate' || t.staging === 'overlap';
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
+  if (t.chains === 'keys' && !t.pipelined && t.staging !== 'overlap')
+    return 'chains of keys need staging "overlap" or pipelined scores';
+  if (t.chains === 'strips' && t.strips !== 2) return 'chains of strips need two strips';
   if (t.pairs) {
+    if (t.chains) return 'pairs have one chain';
     if (
       t.strips !== 1 ||
       t.queries !== 'registers' ||
@@ -231,6 +253,16 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   // Pairs of subgroups that share 32 rows.
   { ...tiling(8, 1, 'registers', [32, 32, 'prefetch']), pairs: true },
   { ...tiling(4, 1, 'registers', [32, 32, 'prefetch']), pairs: true },
+  // Two chains of dependent steps in each subgroup.
+  ...[
+    tiling(8, 1, 'registers', [32, 32, 'overlap']),
+    tiling(8, 1, 'registers', [16, 16, 'overlap']),
+    tiling(4, 1, 'registers', [32, 32, 'overlap']),
+    tiling(4, 1, 'registers', [16, 16, 'overlap']),
+    tiling(4, 1, 'registers', [64, 32, 'single', 'pipelined']),
+    tiling(2, 2, 'registers', [16, 16, 'overlap']),
+  ].map((t) => ({ ...t, chains: 'keys' as const })),
+  { ...tiling(4, 2, 'registers', [16, 16, 'alternate']), chains: 'strips' },
 ];
 
 /**

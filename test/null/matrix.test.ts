@@ -70,6 +70,9 @@ test('unsuitable tilings are refused by name', () => {
   expect(build('dense', 64, { keys: 64, staging: 'alternate' })).toThrow(/alternate staging/);
   expect(build('block_sparse', 64, { subgroups: 4, keys: 128 })).toThrow(/128 keys span more than a block/);
   expect(build('dense', 64, { subgroups: 1, keys: 64 })).toThrow(/64 keys are more than 32 invocations/);
+  expect(build('dense', 64, { chains: 'keys' })).toThrow(/chains of keys need staging "overlap" or pipelined scores/);
+  expect(build('dense', 64, { chains: 'strips' })).toThrow(/chains of strips need two strips/);
+  expect(build('dense', 64, { chains: 'keys', staging: 'overlap' })).not.toThrow();
 });
 
 test('a tiling that fits is chosen, or none', () => {

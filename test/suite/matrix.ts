@@ -338,6 +338,21 @@ for (const t of programs.values()) {
   });
 }
 
+// Masks and maxima run ahead of the output, in each pattern's own order of keys. What is scored after the last tile is a
+// stale K: the factor makes it count, were it not left out.
+for (const kernel of KERNELS) {
+  add(`${kernel}: two chains of dependent steps`, async (ctx, name) => {
+    const shape = { heads: 2, kvHeads: 1, queries: 150, keys: 187, headDim: 32 };
+    const both: Partial<MatrixTiling> = { subgroups: 2, strips: 2, keys: 16, scoreKeys: 16, staging: 'overlap', chains: 'keys' };
+    const parts: Partial<MatrixTiling> = { keys: 64, pipelined: true, chains: 'keys' };
+    const strips: Partial<MatrixTiling> = { subgroups: 2, strips: 2, keys: 16, scoreKeys: 16, chains: 'strips' };
+    for (const change of [both, parts, strips]) {
+      const tiling = { ...plainTiling(ctx), ...change };
+      await checkMatrix(ctx, name, { kernel, shape, tiling, lse: true, boost: { key: 70, factor: 30 } });
+    }
+  });
+}
+
 add('every matrix shape', async (ctx, name) => {
   for (const shape of shapes(ctx)) {
     const size = { heads: 1, kvHeads: 1, queries: 100, keys: 100, headDim: 32 };
