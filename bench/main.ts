@@ -234,5 +234,5 @@ program
   .option('--more <file>', 'a JSON list of tilings to time instead; what is left out is as in the best one')
   .action(runTilings);
 addGemmCommand(program);
-addModelCommand(program);
+addModelCommand(program, tilingsOf);
 await program.parseAsync();

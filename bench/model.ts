@@ -1,67 +1,27 @@
-import type { Command } from 'commander';
+import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { type Command, Option } from 'commander';
 import { openNodeDevice } from '../src/device/node.js';
-import type { Tier } from '../src/device/profile.js';
-import { MinferenceError } from '../src/errors.js';
-import { LanguageModel, type ModelPrefillResult } from '../src/model/runtime.js';
-import {
-  BLOCK_LAYOUT,
-  type LoadedModel,
-  type ModelConfig,
-  type WeightTensor,
-  type WeightType,
-  weightShapes,
-} from '../src/model/types.js';
-import { quantize } from '../src/reference/quant.js';
+import { type DeviceProfile, profileDevice, type Tier } from '../src/device/profile.js';
+import { invalidArgument, MinferenceError } from '../src/errors.js';
+import { BYTES } from '../src/kernels/tensor.js';
+import { openNodeModel } from '../src/model/load/node.js';
+import type { MatrixGemmTiling } from '../src/model/matrix_gemm.js';
+import { LanguageModel, type ModelPatterns } from '../src/model/runtime.js';
+import { BLOCK_LAYOUT, type LoadedModel, type ModelConfig, type WeightType, weightShapes } from '../src/model/types.js';
+import { parsePatternConfig, patternsForLayer } from '../src/patterns/config.js';
 import { Random } from '../src/reference/random.js';
-import type { HeadPattern } from '../src/scheduler/types.js';
-import { write } from './results.js';
+import type { HeadPattern, SparsePrefillOptions } from '../src/scheduler/types.js';
+import { measureCeilings } from './ceilings.js';
+import { deviceModel, deviceSlug, freeMemory } from './device_model.js';
+import { type KernelTimes, KernelWatch, PARTS, type Part } from './kernel_times.js';
+import { median } from './measure.js';
+import { type ModelFile, type ModelRow, partBars, promptCurve, report, toCsv, toMarkdown } from './model_report.js';
+import { runProgram } from './peers.js';
+import { merge, readEarlier, write } from './results.js';
+import { SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
 
-const SHARED = { rmsEps: 1e-5, qkvBias: false, qkNorm: false, contextLength: 2 ** 20, stopIds: [] } as const;
-
-/** Shapes of published models. */
-const SHAPES: Readonly<Record<string, ModelConfig>> = {
-  'llama-3.1-8b': {
-    ...SHARED,
-    architecture: 'llama',
-    layers: 32,
-    hiddenSize: 4096,
-    intermediateSize: 14336,
-    numHeads: 32,
-    numKvHeads: 8,
-    headDim: 128,
-    vocabSize: 128256,
-    tieEmbeddings: false,
-    rope: { theta: 500000, rotaryDim: 128 },
-  },
-  'qwen2.5-1.5b': {
-    ...SHARED,
-    architecture: 'qwen2',
-    layers: 28,
-    hiddenSize: 1536,
-    intermediateSize: 8960,
-    numHeads: 12,
-    numKvHeads: 2,
-    headDim: 128,
-    vocabSize: 151936,
-    tieEmbeddings: true,
-    qkvBias: true,
-    rope: { theta: 1e6, rotaryDim: 128 },
-  },
-  tiny: {
-    ...SHARED,
-    architecture: 'llama',
-    layers: 2,
-    hiddenSize: 256,
-    intermediateSize: 512,
-    numHeads: 4,
-    numKvHeads: 2,
-    headDim: 64,
-    vocabSize: 1000,
-    tieEmbeddings: true,
-    rope: { theta: 1e4, rotaryDim: 64 },
-  },
-};
-
+/** Patterns of all heads; `mix` is each head's own of a pattern file. */
 const PATTERNS: Readonly<Record<string, HeadPattern>> = {
   dense: { kind: 'dense' },
   a_shape: { kind: 'a_shape', initSize: 1024, localSize: 4096 },
@@ -69,167 +29,463 @@ const PATTERNS: Readonly<Record<string, HeadPattern>> = {
   block_sparse: { kind: 'block_sparse', topK: 100 },
 };
 
-/** A model of a shape whose weights repeat a few random blocks: for timing only. */
-function syntheticModel(config: ModelConfig, type: WeightType): LoadedModel {
-  const random = new Random(1);
-  const bytesOf = new Map<WeightType, Uint8Array<ArrayBuffer>>();
-  const chunkOf = (wanted: WeightType): Uint8Array<ArrayBuffer> => {
-    const known = bytesOf.get(wanted);
-    if (known) return known;
-    const { elements, bytes } = BLOCK_LAYOUT[wanted];
-    const blocks = 2 ** 20 / elements;
-    let chunk: Uint8Array<ArrayBuffer>;
-    if (wanted === 'q4_k' || wanted === 'q6_k') {
-      chunk = Uint8Array.from({ length: blocks * bytes }, () => random.integer(0, 255));
-      const view = new DataView(chunk.buffer);
-      // f16 scales of about 5e-5.
-      const scales = wanted === 'q4_k' ? [0, 2] : [208];
-      for (let b = 0; b < blocks; b++) for (const at of scales) view.setUint16(b * bytes + at, 0x0300, true);
-    } else {
-      chunk = quantize(wanted, random.normals(2 ** 20, 0.02));
-    }
-    bytesOf.set(wanted, chunk);
-    return chunk;
-  };
-  const weights = new Map<string, WeightTensor>();
-  for (const [name, shape] of weightShapes(config)) {
-    const own = shape.length === 1 ? 'f32' : type;
-    const { elements, bytes } = BLOCK_LAYOUT[own];
-    const byteLength = (shape.reduce((a, b) => a * b) / elements) * bytes;
-    weights.set(name, {
-      name,
-      shape,
-      type: own,
-      byteLength,
-      read: async function* () {
-        const chunk = name.endsWith('norm.weight')
-          ? new Uint8Array(new Float32Array(byteLength / 4).fill(1).buffer)
-          : chunkOf(own);
-        for (let at = 0; at < byteLength; at += chunk.byteLength) yield chunk.subarray(0, byteLength - at);
-      },
-    });
-  }
-  return { config, weights, close: async () => {} };
-}
+/** GPU memory for everything but weights, cache and activations: sparse indices, and what the driver takes. */
+const RESERVE = 4 * 2 ** 30;
+
+/** What a real model reads. */
+const TEXT = 'assets/text/austen-persuasion-ch1-2.txt';
 
 interface Options {
   readonly shape: string;
   readonly type: string;
-  readonly tier: string;
-  readonly lengths: string;
-  readonly patterns: string;
-  readonly chunk: string;
-  readonly decode: string;
+  readonly weights?: string;
+  readonly tier: Tier | 'auto';
+  readonly lengths?: readonly number[];
+  readonly patterns?: readonly string[];
+  readonly config?: string;
+  readonly chunk: number;
+  readonly layers?: number;
+  readonly memory?: number;
+  readonly budgetSeconds: number;
+  readonly repetitions: number;
+  readonly warmMs: number;
+  readonly density: boolean;
+  readonly decode: number;
   readonly matrixProducts: boolean;
-  readonly json?: string;
+  readonly gemmTiling?: string;
+  readonly tilings?: string;
+  readonly scale?: number;
+  readonly peers?: string;
+  readonly peerBackend: string;
+  readonly partSeconds: number;
+  readonly out: string;
+  readonly merge: boolean;
 }
 
-/** One prompt. */
-interface ModelRow {
-  readonly shape: string;
-  readonly type: string;
-  readonly tier: string;
+/** The model that is measured. */
+interface Subject {
+  readonly name: string;
+  readonly config: ModelConfig;
+  /** Type of its largest weights. */
+  readonly type: WeightType;
+  open(layers: number): Promise<LoadedModel>;
+  prompt(tokens: number): number[];
+}
+
+/** One prompt with one pattern. */
+interface Case {
   readonly pattern: string;
   readonly tokens: number;
-  readonly seconds: number;
-  readonly times?: ModelPrefillResult['times'];
-  /** Milliseconds of a token after the prompt. */
-  readonly decodeMs?: number;
 }
 
-async function run(options: Options): Promise<void> {
-  const config = SHAPES[options.shape];
-  if (!config)
-    throw new MinferenceError('invalid-argument', `--shape ${options.shape}; allowed: ${Object.keys(SHAPES).join(', ')}`);
-  const device = await openNodeDevice();
-  const lengths = options.lengths.split(',').map(Number);
-  const decode = Number(options.decode);
-  const model = await LanguageModel.load(device, syntheticModel(config, options.type as WeightType), {
-    tier: options.tier as Tier | 'auto',
-    contextLength: Math.max(...lengths) + decode,
-    chunkSize: Number(options.chunk),
-    denseBelow: 0,
-    matrixProducts: options.matrixProducts,
-  });
-  const { tier } = model.profile;
-  console.log(`${options.shape} ${options.type}, tier ${tier}, ${model.profile.name}`);
+interface Pass {
+  readonly wallMs: number;
+  readonly nextToken: number;
+  readonly times?: KernelTimes;
+}
+
+/** Random weights of a shape, and random prompts. */
+function syntheticSubject({ shape, type }: Options): Subject {
+  const config = SHAPES[shape];
+  if (!config) throw invalidArgument('--shape', shape, Object.keys(SHAPES).join(', '));
+  if (!(type in BLOCK_LAYOUT)) throw invalidArgument('--type', type, Object.keys(BLOCK_LAYOUT).join(', '));
   const random = new Random(2);
-  const ids = (count: number): number[] => Array.from({ length: count }, () => random.integer(0, config.vocabSize - 1));
-  // Compiles what load() did not, and wakes the clock.
-  await model.prefill(ids(Math.min(lengths[0] ?? 1, Number(options.chunk))));
-  const rows: ModelRow[] = [];
-  for (const tokens of lengths) {
-    for (const pattern of options.patterns.split(',')) {
-      const own = PATTERNS[pattern];
-      if (!own)
-        throw new MinferenceError('invalid-argument', `--patterns ${pattern}; allowed: ${Object.keys(PATTERNS).join(', ')}`);
-      model.reset();
-      const prompt = ids(tokens);
-      // Without timestamps first: they split the work into passes.
-      let start = performance.now();
-      const { logits } = await model.prefill(prompt, { patterns: own });
-      const seconds = (performance.now() - start) / 1000;
-      if (!logits.every(Number.isFinite))
-        throw new MinferenceError('gpu', `${pattern}, ${tokens} tokens: logits that are no numbers`);
-      let decodeMs: number | undefined;
-      if (decode > 2) {
-        // From the first token on, which belongs to the prompt.
-        let made = -1;
-        for await (const _ of model.generate([1], { maxTokens: decode - 1, stop: [] }))
-          if (++made === 0) start = performance.now();
-        decodeMs = (performance.now() - start) / made;
+  return {
+    name: shape,
+    config,
+    type: type as WeightType,
+    open: async (layers) => syntheticModel({ ...config, layers }, type as WeightType),
+    prompt: (tokens) => Array.from({ length: tokens }, () => random.integer(0, config.vocabSize - 1)),
+  };
+}
+
+/** A model's own weights, and a text of that many tokens. */
+async function fileSubject(path: string): Promise<Subject> {
+  const loaded = await openNodeModel(path);
+  const { config, weights, tokenizer } = loaded;
+  await loaded.close();
+  if (!tokenizer) throw invalidArgument('--weights', path, 'a model with a tokenizer');
+  const text = tokenizer.encode(readFileSync(TEXT, 'utf8'), false);
+  return {
+    name: basename(path).replace(/\.gguf$/i, ''),
+    config,
+    type: weights.get('layers.0.mlp.up.weight')?.type ?? 'f32',
+    open: () => openNodeModel(path, { tokenizer: false }),
+    prompt: (tokens) => Array.from({ length: tokens }, (_, i) => text[i % text.length] ?? 0),
+  };
+}
+
+/** Operations of all products with weights: for every token in the layers, for the last one in the head. */
+function gemmFlops(config: ModelConfig, tokens: number, layers: number): number {
+  let perToken = 0;
+  for (const [name, shape] of weightShapes({ ...config, layers: 1 })) {
+    if (name.startsWith('layers.') && shape.length === 2) perToken += 2 * (shape[0] ?? 0) * (shape[1] ?? 0);
+  }
+  return tokens * layers * perToken + 2 * config.vocabSize * config.hiddenSize;
+}
+
+/** Measures prompts on one device. */
+class ModelBench {
+  readonly profile: DeviceProfile;
+  readonly #device: GPUDevice;
+  readonly #subject: Subject;
+  readonly #options: Options;
+  readonly #attention: Pick<SparsePrefillOptions, 'tilings'>;
+  readonly #memory: number;
+  readonly #ceiling: number;
+  /** What a layer took at the longest length so far, by pattern. */
+  readonly #seen = new Map<string, { readonly tokens: number; readonly parts: Readonly<Record<Part, number>> }>();
+  #model: LanguageModel | undefined;
+
+  constructor(
+    device: GPUDevice,
+    subject: Subject,
+    options: Options,
+    attention: Pick<SparsePrefillOptions, 'tilings'>,
+    ceiling: number,
+  ) {
+    this.#device = device;
+    this.#subject = subject;
+    this.#options = options;
+    this.#attention = attention;
+    this.#ceiling = ceiling;
+    this.profile = profileDevice(device, options.tier);
+    const { memory } = options;
+    this.#memory = memory ? memory * 2 ** 30 : (freeMemory(this.profile) ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** Measures one prompt in as many layers as memory and time allow. */
+  async measure({ pattern, tokens }: Case): Promise<ModelRow> {
+    const { config } = this.#subject;
+    const { layers: wanted = config.layers, budgetSeconds, chunk } = this.#options;
+    let most = Math.min(config.layers, wanted);
+    if (!this.#options.weights) most = Math.min(most, this.#layersThatFit(tokens));
+    if (most < 1) throw new MinferenceError('limit', `a layer with ${tokens} tokens does not fit the GPU's memory`);
+    if (this.#options.weights) return this.#measureLayers(pattern, tokens, most);
+    if (!this.#seen.has(pattern) && !this.profile.software) {
+      // A guess of the time from one layer of a short prompt.
+      const short = Math.min(tokens, 2 * chunk);
+      const model = await this.#load(1, short);
+      const prompt = this.#subject.prompt(short);
+      await this.#pass(model, prompt, pattern, false); // compiles
+      this.#remember(pattern, short, 1, (await this.#pass(model, prompt, pattern, true)).times);
+    }
+    const seconds = this.#guess(pattern, tokens);
+    let layers = Math.max(1, Math.min(most, Math.floor(budgetSeconds / seconds)));
+    for (;;) {
+      try {
+        return await this.#measureLayers(pattern, tokens, layers);
+      } catch (error) {
+        if (!(error instanceof MinferenceError && error.code === 'out-of-memory') || layers === 1) throw error;
+        console.error(`${layers} layers with ${tokens} tokens do not fit: ${error.message}`);
+        this.destroy();
+        layers = Math.max(1, Math.floor(layers * 0.9));
       }
-      model.reset();
-      const { times } = await model.prefill(prompt, { patterns: own, timestamps: true });
-      const row: ModelRow = {
-        shape: options.shape,
-        type: options.type,
-        tier,
-        pattern,
-        tokens,
-        seconds,
-        ...(times ? { times } : {}),
-        ...(decodeMs ? { decodeMs } : {}),
-      };
-      rows.push(row);
-      console.log(line(row));
     }
   }
-  const memory = model.memory();
-  console.log(
-    `weights ${gib(memory.weights)}, cache ${gib(memory.cache)}, activations ${gib(memory.activations.peakBytes)}, attention ${gib(memory.attention.allocatedBytes)}`,
-  );
-  if (options.json) write(options.json, `${JSON.stringify({ device: model.profile.name, memory, rows }, null, 1)}\n`);
-  model.destroy();
+
+  /** Frees the model. */
+  destroy(): void {
+    this.#model?.destroy();
+    this.#model = undefined;
+  }
+
+  async #measureLayers(pattern: string, tokens: number, layers: number): Promise<ModelRow> {
+    const { config, type } = this.#subject;
+    const { repetitions: most, budgetSeconds, density: wanted, decode } = this.#options;
+    const model = await this.#load(layers, tokens);
+    const prompt = this.#subject.prompt(tokens);
+    await model.prepare(this.#patterns(pattern, layers));
+    await this.#warm(model, prompt, pattern);
+    // Runs with timestamps tell the wall time too where there is no time for others.
+    const plain: Pass[] = [];
+    const timed: Pass[] = [];
+    const known = this.#seen.has(pattern) ? this.#guess(pattern, tokens) * layers : 0;
+    if (known < budgetSeconds / 4) plain.push(await this.#pass(model, prompt, pattern, false));
+    const decodeMs = plain.length > 0 && layers === config.layers ? await this.#decode(model, decode) : undefined;
+    timed.push(await this.#pass(model, prompt, pattern, true));
+    const seconds = (plain[0]?.wallMs ?? timed[0]?.wallMs ?? 0) / 1000;
+    const repetitions = Math.max(1, Math.min(most, Math.floor(budgetSeconds / 2 / seconds)));
+    while (plain.length > 0 && plain.length < repetitions) plain.push(await this.#pass(model, prompt, pattern, false));
+    while (timed.length < repetitions && plain.length > 0) timed.push(await this.#pass(model, prompt, pattern, true));
+    const looks = wanted && pattern !== 'dense' && seconds < budgetSeconds / 2;
+    const density = pattern === 'dense' ? 1 : looks ? await this.#density(model, prompt, pattern) : undefined;
+
+    const { numHeads, headDim } = config;
+    const row: ModelRow = {
+      impl: 'ours',
+      pattern,
+      tier: this.profile.tier,
+      seqLen: tokens,
+      heads: numHeads,
+      headDim,
+      dtype: type,
+      params: {},
+      layers,
+      ofLayers: config.layers,
+      wallMs: median((plain.length > 0 ? plain : timed).map((p) => p.wallMs)),
+      repetitions: timed.length,
+      ...(decodeMs === undefined ? {} : { decodeMs }),
+      ...(density === undefined ? {} : { density }),
+      ...(this.#options.weights ? { nextToken: timed[0]?.nextToken ?? -1 } : {}),
+    };
+    const times = timed.flatMap((p) => p.times ?? []);
+    if (times.length === 0) return row;
+    const parts = Object.fromEntries(PARTS.map((part) => [part, median(times.map((t) => t.parts[part]))])) as Record<
+      Part,
+      number
+    >;
+    this.#remember(pattern, tokens, layers, times[0]);
+    const gemmTflops = gemmFlops(config, tokens, layers) / parts.gemm / 1e9;
+    const pairs = ((density ?? 0) * layers * numHeads * tokens * (tokens + 1)) / 2;
+    const products = [...(times[0]?.kernels ?? [])].filter(([kernel]) => kernel.startsWith('gemm ')).sort((a, b) => b[1] - a[1]);
+    return {
+      ...row,
+      ms: median(times.map((t) => PARTS.reduce((sum, part) => sum + t.parts[part], 0))),
+      parts,
+      gemmTflops,
+      gemmShare: gemmTflops / this.#ceiling,
+      ...(products[0] ? { gemmKernel: products[0][0] } : {}),
+      ...(density === undefined ? {} : { attentionTflops: (4 * headDim * pairs) / parts.attention / 1e9 }),
+    };
+  }
+
+  /** Layers whose weights and cache fit the memory. */
+  #layersThatFit(tokens: number): number {
+    const { config, type } = this.#subject;
+    const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
+    const bytes = BYTES[this.profile.tier === 'portable' ? 'f32' : 'f16'];
+    const weights = weightBytes(config, type);
+    const cache = 2 * numKvHeads * headDim * bytes * this.#context(tokens);
+    const row = 4 * hiddenSize + bytes * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize);
+    const rest = weights.rest + row * Math.min(tokens, this.#options.chunk) + RESERVE;
+    return Math.min(config.layers, Math.floor((this.#memory - rest) / (weights.layer + cache)));
+  }
+
+  #context(tokens: number): number {
+    return tokens + this.#options.decode;
+  }
+
+  /** Seconds that a layer may take: attention grows with the square of the length when dense, as does building indices. */
+  #guess(pattern: string, tokens: number): number {
+    const seen = this.#seen.get(pattern);
+    if (!seen) return 0;
+    const ratio = tokens / seen.tokens;
+    const { gemm, attention, index, rest } = seen.parts;
+    return ((gemm + rest) * ratio + attention * ratio ** (pattern === 'dense' ? 2 : 1) + index * ratio ** 2) / 1000;
+  }
+
+  #remember(pattern: string, tokens: number, layers: number, times: KernelTimes | undefined): void {
+    if (!times || (this.#seen.get(pattern)?.tokens ?? 0) > tokens) return;
+    const parts = Object.fromEntries(PARTS.map((part) => [part, times.parts[part] / layers])) as Record<Part, number>;
+    this.#seen.set(pattern, { tokens, parts });
+  }
+
+  /** The model with so many layers and room for so many tokens; the one before is freed. */
+  async #load(layers: number, tokens: number): Promise<LanguageModel> {
+    const contextLength = this.#context(tokens);
+    if (this.#model?.config.layers === layers && this.#model.contextLength === contextLength) return this.#model;
+    this.destroy();
+    await this.#device.queue.onSubmittedWorkDone();
+    const { tier, chunk, gemmTiling, matrixProducts } = this.#options;
+    const tiling = gemmTiling ? (JSON.parse(readFileSync(gemmTiling, 'utf8')) as MatrixGemmTiling) : undefined;
+    const loaded = await this.#subject.open(layers);
+    try {
+      this.#model = await LanguageModel.load(this.#device, loaded, {
+        tier,
+        contextLength,
+        chunkSize: chunk,
+        denseBelow: 0,
+        matrixProducts: matrixProducts && (tiling ?? true),
+        attention: { dispatchMs: this.profile.software ? 100 : 2000, workspaceLimit: 2 ** 30, ...this.#attention },
+      });
+    } finally {
+      await loaded.close();
+    }
+    return this.#model;
+  }
+
+  /** What the heads of a model of so many layers attend to: those layers are spread over the pattern file. */
+  #patterns(pattern: string, layers: number): ModelPatterns {
+    const { config } = this.#options;
+    if (pattern !== 'mix') return PATTERNS[pattern] as HeadPattern;
+    if (!config) throw invalidArgument('--config', config, 'a pattern file, for the pattern mix');
+    const { layers: ofLayers, numHeads } = this.#subject.config;
+    const file = parsePatternConfig(readFileSync(config, 'utf8'), basename(config));
+    return (layer) => patternsForLayer(file, Math.floor((layer * ofLayers) / layers), { numHeads });
+  }
+
+  /** Runs a whole prompt, with timestamps or without. */
+  async #pass(model: LanguageModel, prompt: readonly number[], pattern: string, timed: boolean): Promise<Pass> {
+    model.reset();
+    const watch = timed && this.#device.features.has('timestamp-query') ? new KernelWatch(this.#device) : undefined;
+    const start = performance.now();
+    let times: KernelTimes | undefined;
+    let wallMs = 0;
+    let logits: Float32Array;
+    try {
+      ({ logits } = await model.prefill(prompt, { patterns: this.#patterns(pattern, model.config.layers) }));
+      wallMs = performance.now() - start;
+    } finally {
+      times = await watch?.stop();
+    }
+    if (!logits.every(Number.isFinite)) {
+      throw new MinferenceError('gpu', `${pattern}, ${prompt.length} tokens: logits that are no numbers`);
+    }
+    const nextToken = logits.reduce((best, value, i) => (value > (logits[best] ?? 0) ? i : best), 0);
+    return { wallMs, nextToken, ...(times ? { times } : {}) };
+  }
+
+  /** Runs the first chunk until the GPU's clock is up; once on software adapters. */
+  async #warm(model: LanguageModel, prompt: readonly number[], pattern: string): Promise<void> {
+    const warmMs = this.profile.software ? 0 : this.#options.warmMs;
+    const first = prompt.slice(0, this.#options.chunk);
+    const start = performance.now();
+    do await this.#pass(model, first, pattern, false);
+    while (performance.now() - start < warmMs);
+  }
+
+  async #density(model: LanguageModel, prompt: readonly number[], pattern: string): Promise<number | undefined> {
+    model.reset();
+    const patterns = this.#patterns(pattern, model.config.layers);
+    return (await model.prefill(prompt, { patterns, inspect: true })).density;
+  }
+
+  /** Milliseconds of a token after the prompt. */
+  async #decode(model: LanguageModel, tokens: number): Promise<number | undefined> {
+    if (tokens <= 2) return undefined;
+    let start = 0;
+    // From the first token on, which belongs to the prompt.
+    let made = -1;
+    for await (const _ of model.generate([1], { maxTokens: tokens - 1, stop: [] })) if (++made === 0) start = performance.now();
+    return (performance.now() - start) / made;
+  }
 }
 
-const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+/** Measures the prompts that the options ask for, and writes JSON, CSV, Markdown and SVG after each. */
+async function run(options: Options, attention: Pick<SparsePrefillOptions, 'tilings'>): Promise<void> {
+  const { weights, config, peers } = options;
+  if (peers && !weights) throw invalidArgument('--peers', peers, 'only with --weights: peers read the same file');
+  const lengths = options.lengths ?? (weights ? [8192] : [8192, 32_768, 131_072, 262_144, 524_288, 1_048_576]);
+  const patterns = options.patterns ?? ['dense', config ? 'mix' : 'vertical_slash'];
+  const unknown = patterns.find((p) => p !== 'mix' && !(p in PATTERNS));
+  if (unknown) throw invalidArgument('--patterns', unknown, ['mix', ...Object.keys(PATTERNS)].join(', '));
+  const subject = weights ? await fileSubject(weights) : syntheticSubject(options);
 
-function line({ pattern, tokens, seconds, times, decodeMs }: ModelRow): string {
-  const attention = times && Object.values(times.attention).reduce((a, b) => a + b);
-  return [
-    `${tokens.toLocaleString('en').padStart(9)} tokens  ${pattern.padEnd(14)}`,
-    `${seconds.toFixed(2).padStart(8)} s ${Math.round(tokens / seconds)
-      .toLocaleString('en')
-      .padStart(8)} tokens/s`,
-    times ? `  linear ${times.linearMs.toFixed(0)} ms, attention ${attention?.toFixed(0)} ms` : '',
-    decodeMs ? `, then ${decodeMs.toFixed(2)} ms a token` : '',
-  ].join('');
+  const device = await openNodeDevice();
+  const profile = profileDevice(device, options.tier);
+  const gpu = deviceModel(profile);
+  const date = new Date().toISOString().slice(0, 10);
+  const path = `${options.out}/${deviceSlug(gpu)}-model-${subject.name.toLowerCase()}`;
+  const earlier = options.merge ? readEarlier<ModelRow>(`${path}.json`, gpu, date) : undefined;
+  const software = { node: process.version, adapter: profile.name, 'minference-webgpu': '0.1.0' };
+  const about = {
+    model: subject.name,
+    synthetic: !weights,
+    chunk: options.chunk,
+    ...(config ? { config: basename(config) } : {}),
+  };
+  let fresh: ModelFile = { ...about, device: gpu, date, software, ceilings: {}, rows: [], absent: [] };
+  const add = async ({ rows = [], absent = [], ...part }: Partial<ModelFile>): Promise<void> => {
+    fresh = {
+      ...fresh,
+      software: { ...fresh.software, ...part.software },
+      ceilings: { ...fresh.ceilings, ...part.ceilings },
+      rows: [...fresh.rows, ...rows],
+      absent: [...fresh.absent, ...absent],
+    };
+    for (const row of rows) console.error(toMarkdown([row]).trimEnd().split('\n').at(-1));
+    for (const { impl, reason } of absent) console.error(`absent: ${impl}, ${reason}`);
+    const file: ModelFile = { ...merge(earlier, fresh), ...about };
+    write(`${path}.json`, `${JSON.stringify(file, null, 1)}\n`);
+    write(`${path}.csv`, toCsv(file.rows));
+    write(`${path}.md`, report(file));
+    write(`${path}-curve.svg`, await promptCurve(file));
+    write(`${path}-parts.svg`, await partBars(file));
+  };
+
+  console.error(`${gpu}: ${subject.name}, tier ${profile.tier}`);
+  const ceilings = await measureCeilings(device, options.scale ?? (profile.software ? 1e-3 : 1));
+  await add({ ceilings: { ...ceilings } });
+  const bench = new ModelBench(device, subject, options, attention, ceilings.matrix ?? ceilings.fmaF32);
+  for (const tokens of lengths) {
+    for (const pattern of patterns) {
+      try {
+        await add({ rows: [await bench.measure({ pattern, tokens })] });
+      } catch (error) {
+        bench.destroy();
+        await add({ absent: [{ impl: 'ours', reason: `${pattern} at ${tokens}: ${String(error)}` }] });
+      }
+    }
+  }
+  bench.destroy();
+  device.destroy();
+  if (peers && weights) await add(await runLlama(weights, subject, lengths, peers, options));
+
+  const file: ModelFile = { ...merge(earlier, fresh), ...about };
+  console.log(report(file));
+  console.log(`wrote ${path}.{json,csv,md}, ${path}-{curve,parts}.svg`);
 }
 
-/** Adds the command `model`: times whole prefills and decoding on synthetic weights. */
-export function addModelCommand(program: Command): void {
+/** llama.cpp on the same file and the same prompts. */
+async function runLlama(
+  weights: string,
+  subject: Subject,
+  lengths: readonly number[],
+  folder: string,
+  options: Options,
+): Promise<Partial<ModelFile>> {
+  const { peerBackend: backend, partSeconds: seconds, warmMs } = options;
+  const { config, type } = subject;
+  const { rows, ...rest } = await runProgram<
+    Pick<ModelRow, 'impl' | 'pattern' | 'tier' | 'seqLen' | 'params' | 'wallMs' | 'repetitions'>
+  >('llama.cpp', [process.execPath, 'bench/peers/llama.mjs'], {
+    folder,
+    seconds,
+    weights,
+    backend,
+    budgetMs: 1500,
+    warmMs: backend === 'cpu' ? 0 : warmMs,
+    prompts: lengths.map((tokens) => subject.prompt(tokens)),
+  });
+  const shape = { heads: config.numHeads, headDim: config.headDim, dtype: type, layers: config.layers, ofLayers: config.layers };
+  return { ...rest, rows: rows.map((row) => ({ ...row, ...shape })) };
+}
+
+/** Adds the command `model`: times whole prefills and decoding. */
+export function addModelCommand(
+  program: Command,
+  tilingsOf: (options: { readonly tilings?: string }) => Pick<SparsePrefillOptions, 'tilings'>,
+): void {
+  const list = (text: string): string[] => text.split(',').map((entry) => entry.trim());
   program
     .command('model')
-    .description('prefill and decoding of a whole model of random weights')
-    .option('--shape <name>', Object.keys(SHAPES).join(', '), 'llama-3.1-8b')
-    .option('--type <type>', `type of the weights: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16')
+    .description('prefill of a whole model, dense against sparse, by part: of random weights, or of a file beside llama.cpp')
+    .option('--shape <name>', `random weights: ${Object.keys(SHAPES).join(', ')}`, 'llama-3.1-8b')
+    .option('--type <type>', `of the random weights: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16')
+    .option('--weights <file>', 'a GGUF file instead; prompts are then text')
     .option('--tier <tier>', 'portable, f16, matrix or auto', 'auto')
-    .option('--lengths <list>', 'tokens of the prompts', '4096,32768,131072')
-    .option('--patterns <list>', Object.keys(PATTERNS).join(), 'dense,vertical_slash')
-    .option('--chunk <n>', 'tokens of a chunk', '4096')
-    .option('--decode <n>', 'tokens to generate after each prompt, if more than 2', '32')
+    .option('--lengths <list>', 'tokens of the prompts (default: 8K to 1M, 8K with --weights)', (text) => list(text).map(Number))
+    .option('--patterns <list>', `${Object.keys(PATTERNS).join()},mix (default: dense, and mix or vertical_slash)`, list)
+    .option('--config <file>', 'pattern file of the pattern mix')
+    .option('--chunk <n>', 'tokens that run through the layers at a time', Number, 4096)
+    .option('--layers <n>', 'layers at most, of random weights (default: all that fit)', Number)
+    .option('--memory <gib>', 'GPU memory to fill (default: what nvidia-smi says is free)', Number)
+    .option('--budget-seconds <s>', 'fewer layers run when a prompt would take longer', Number, 40)
+    .option('--repetitions <n>', 'runs at most, the median counts', Number, 5)
+    .option('--warm-ms <ms>', 'work before each measurement on hardware', Number, 700)
+    .option('--no-density', 'leave out the extra run that counts the kept pairs')
+    .option('--decode <n>', 'tokens to generate after each prompt, if more than 2', Number, 32)
     .option('--no-matrix-products', 'leave subgroup matrices to attention')
-    .option('--json <file>', 'writes all measurements')
-    .action(run);
+    .option('--gemm-tiling <file>', 'tiling of the products on subgroup matrices, as JSON')
+    .option('--tilings <file>', 'tilings of the matrix tier that bench/tune --best wrote')
+    .option('--scale <x>', 'size of the ceiling measurements (default: 1 on a GPU)', Number)
+    .addOption(
+      new Option('--peers [folder]', 'measure llama.cpp too, from this folder of scripts/fetch_peers.sh').preset('.gpu/peers'),
+    )
+    .addOption(new Option('--peer-backend <name>', 'of llama.cpp').choices(['vulkan', 'cpu']).default('vulkan'))
+    .option('--part-seconds <s>', 'seconds after which llama.cpp begins no new prompt', Number, 200)
+    .option('--out <folder>', 'where results go', 'bench/results')
+    .option('--merge', 'keep what this does not measure again of a file of today', false)
+    .action((options: Options) => run(options, tilingsOf(options)));
 }

@@ -38,7 +38,7 @@ export interface PeerOptions {
 }
 
 /** What a peer's program prints. */
-type PeerResult = Pick<BenchFile, 'software' | 'ceilings' | 'rows' | 'absent'>;
+export type PeerResult<Row = BenchRow> = Pick<BenchFile<Row>, 'software' | 'ceilings' | 'rows' | 'absent'>;
 
 /**
  * The columns and diagonals that peers are timed with, and we too as `static_vertical_slash`: 1000 random columns;
@@ -57,9 +57,8 @@ export function givenIndex(seqLen: number): StaticPattern {
   return { kind: 'static_vertical_slash', columns, runs };
 }
 
-/** Runs a peer's program on the cases: JSON in, JSON out. A peer that cannot run at all is listed as absent. */
+/** Runs a peer's program on the cases. */
 export async function runPeer(peer: Peer, cases: readonly BenchCase[], options: PeerOptions): Promise<PeerResult> {
-  const [program, ...args] = PROGRAMS[peer].command;
   const { folder, seconds, budgetMs, checkRows } = options;
   const request = {
     folder,
@@ -71,9 +70,24 @@ export async function runPeer(peer: Peer, cases: readonly BenchCase[], options: 
       return { ...shape, pattern: pattern.kind, params: paramsOf(pattern), columns, runs };
     }),
   };
-  const absent = (reason: string): PeerResult => ({ software: {}, ceilings: {}, rows: [], absent: [{ impl: peer, reason }] });
+  const result = await runProgram<Omit<BenchRow, 'tflops'>>(peer, PROGRAMS[peer].command, request);
+  return { ...result, rows: result.rows.map(withTflops) };
+}
+
+/** Runs a program: JSON in, JSON out. A peer that cannot run at all is listed as absent. */
+export async function runProgram<Row>(
+  peer: string,
+  [program, ...args]: readonly [string, ...string[]],
+  request: { readonly folder: string; readonly seconds: number; readonly [name: string]: unknown },
+): Promise<PeerResult<Row>> {
+  const absent = (reason: string): PeerResult<Row> => ({
+    software: {},
+    ceilings: {},
+    rows: [],
+    absent: [{ impl: peer, reason }],
+  });
   // Compilers that a case starts may take a while past the last begun case.
-  const child = spawn(program, args, { timeout: (seconds + 120) * 1000 });
+  const child = spawn(program, args, { timeout: (request.seconds + 120) * 1000 });
   let out = '';
   let errors = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -98,14 +112,9 @@ export async function runPeer(peer: Peer, cases: readonly BenchCase[], options: 
     .split('\n')
     .findLast((line) => line.startsWith('{"software"'));
   if (last === undefined) return absent(failure ?? `${args[0]} printed no result`);
-  const result = JSON.parse(last) as {
-    software: Record<string, string>;
-    ceilings: Record<string, number>;
-    rows: Omit<BenchRow, 'tflops'>[];
-    absent: Absence[];
-  };
-  const missing = failure === undefined ? result.absent : [...result.absent, { impl: peer, reason: failure }];
-  return { ...result, rows: result.rows.map(withTflops), absent: missing };
+  const result = JSON.parse(last) as PeerResult<Row>;
+  const missing: readonly Absence[] = failure === undefined ? result.absent : [...result.absent, { impl: peer, reason: failure }];
+  return { ...result, absent: missing };
 }
 
 function withTflops(row: Omit<BenchRow, 'tflops'>): BenchRow {

@@ -36,28 +36,31 @@ export interface Absence {
 }
 
 /** A benchmark's result file. */
-export interface BenchFile {
+export interface BenchFile<Row = BenchRow> {
   /** The GPU's model. */
   readonly device: string;
   readonly date: string;
   readonly software: Readonly<Record<string, string>>;
   /** Measured in the same run. TFLOPS, and GB/s where the name says so. */
   readonly ceilings: Readonly<Record<string, number>>;
-  readonly rows: readonly BenchRow[];
+  readonly rows: readonly Row[];
   readonly absent: readonly Absence[];
 }
 
 /** Reads the file of an earlier run on the same device and the same day; undefined when there is none. */
-export function readEarlier(path: string, device: string, date: string): BenchFile | undefined {
+export function readEarlier<Row = BenchRow>(path: string, device: string, date: string): BenchFile<Row> | undefined {
   if (!existsSync(path)) return undefined;
-  const file = JSON.parse(readFileSync(path, 'utf8')) as BenchFile;
+  const file = JSON.parse(readFileSync(path, 'utf8')) as BenchFile<Row>;
   return file.device === device && file.date === date ? file : undefined;
 }
 
+/** What tells one row from another. */
+type RowKey = Pick<BenchRow, 'impl' | 'pattern' | 'tier' | 'seqLen' | 'heads' | 'headDim' | 'dtype'>;
+
 /** What `fresh` measured, and of `earlier` what it did not measure again. */
-export function merge(earlier: BenchFile | undefined, fresh: BenchFile): BenchFile {
+export function merge<Row extends RowKey>(earlier: BenchFile<Row> | undefined, fresh: BenchFile<Row>): BenchFile<Row> {
   if (!earlier) return fresh;
-  const key = (r: BenchRow): string => [r.impl, r.pattern, r.tier, r.seqLen, r.heads, r.headDim, r.dtype].join();
+  const key = (r: Row): string => [r.impl, r.pattern, r.tier, r.seqLen, r.heads, r.headDim, r.dtype].join();
   const measured = new Set(fresh.rows.map(key));
   const seen = new Set([...fresh.rows, ...fresh.absent].map((r) => r.impl));
   return {

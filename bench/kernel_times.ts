@@ -1,0 +1,146 @@
+/** The parts that a model's GPU time is split into. */
+export const PARTS = ['gemm', 'attention', 'index', 'rest'] as const;
+
+/** One of {@link PARTS}: products with weights, attention itself, building sparse indices, everything else. */
+export type Part = (typeof PARTS)[number];
+
+/** GPU milliseconds. */
+export interface KernelTimes {
+  readonly parts: Readonly<Record<Part, number>>;
+  /** By the kernel's label. */
+  readonly kernels: ReadonlyMap<string, number>;
+}
+
+/** Queries of a command encoder: two for each run of dispatches of one kernel. */
+const QUERIES = 512;
+
+/** Where a command encoder's queries go. */
+interface Slot {
+  readonly querySet: GPUQuerySet;
+  readonly resolved: GPUBuffer;
+  readonly readback: GPUBuffer;
+  /** What runs between a query and the next one. */
+  readonly spans: { readonly part: Part; readonly kernel: string }[];
+}
+
+/** The part that a kernel belongs to, from its label and that of its pass. */
+function partOf(pass: string, kernel: string): Part {
+  if (/ (estimate|topk|convert)$/.test(pass)) return 'index';
+  if (/^gem[mv] /.test(kernel)) return 'gemm';
+  // Attention kernels name the head size.
+  return / D=\d/.test(kernel) ? 'attention' : 'rest';
+}
+
+/**
+ * Measures every kernel that a device runs, from outside: while it watches, compute passes are cut where the kernel changes, and
+ * each piece gets timestamps. Every command encoder must be submitted before the next one is made.
+ */
+export class KernelWatch {
+  readonly #device: GPUDevice;
+  readonly #createCommandEncoder: GPUDevice['createCommandEncoder'];
+  readonly #free: Slot[] = [];
+  #submitted: Slot | undefined;
+  #reading: Promise<void>[] = [];
+  #kernels = new Map<string, { readonly part: Part; ms: number }>();
+
+  /** Watches from now on. The device needs `timestamp-query`. */
+  constructor(device: GPUDevice) {
+    this.#device = device;
+    this.#createCommandEncoder = device.createCommandEncoder;
+    device.createCommandEncoder = (descriptor) => {
+      this.#collect();
+      return this.#watch(this.#createCommandEncoder.call(device, descriptor));
+    };
+  }
+
+  /** Stops watching, and waits for what was submitted. */
+  async stop(): Promise<KernelTimes> {
+    this.#device.createCommandEncoder = this.#createCommandEncoder;
+    this.#collect();
+    await Promise.all(this.#reading);
+    for (const { querySet, resolved, readback } of this.#free) {
+      for (const thing of [querySet, resolved, readback]) thing.destroy();
+    }
+    const parts: Record<Part, number> = { gemm: 0, attention: 0, index: 0, rest: 0 };
+    for (const { part, ms } of this.#kernels.values()) parts[part] += ms;
+    return { parts, kernels: new Map([...this.#kernels].map(([kernel, { ms }]) => [kernel, ms])) };
+  }
+
+  #slot(): Slot {
+    const device = this.#device;
+    const size = 8 * QUERIES;
+    return (
+      this.#free.pop() ?? {
+        querySet: device.createQuerySet({ type: 'timestamp', count: QUERIES }),
+        resolved: device.createBuffer({ size, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC }),
+        readback: device.createBuffer({ size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }),
+        spans: [],
+      }
+    );
+  }
+
+  /** Replaces the methods of an encoder that begin passes and that end it. */
+  #watch(encoder: GPUCommandEncoder): GPUCommandEncoder {
+    const begin = encoder.beginComputePass.bind(encoder);
+    const finish = encoder.finish.bind(encoder);
+    const slot = this.#slot();
+    const { spans, querySet } = slot;
+    encoder.beginComputePass = (descriptor = {}) => {
+      let pass: GPUComputePassEncoder | undefined;
+      let current = '';
+      const watched: Pick<GPUComputePassEncoder, 'setPipeline' | 'setBindGroup' | 'dispatchWorkgroups' | 'end'> = {
+        setPipeline(pipeline) {
+          if (!pass || pipeline.label !== current) {
+            pass?.end();
+            const query = 2 * spans.length;
+            if (query + 2 > QUERIES) throw new Error(`more than ${QUERIES / 2} kernels in one command encoder`);
+            current = pipeline.label;
+            spans.push({ part: partOf(descriptor.label ?? '', current), kernel: current });
+            const timestampWrites = { querySet, beginningOfPassWriteIndex: query, endOfPassWriteIndex: query + 1 };
+            pass = begin({ ...descriptor, timestampWrites });
+          }
+          pass.setPipeline(pipeline);
+        },
+        setBindGroup: (index: number, group: GPUBindGroup | null | undefined) => pass?.setBindGroup(index, group),
+        dispatchWorkgroups: (x, y, z) => pass?.dispatchWorkgroups(x, y, z),
+        end: () => pass?.end(),
+      };
+      return watched as GPUComputePassEncoder;
+    };
+    encoder.finish = (descriptor) => {
+      if (spans.length > 0) {
+        encoder.resolveQuerySet(querySet, 0, 2 * spans.length, slot.resolved, 0);
+        encoder.copyBufferToBuffer(slot.resolved, 0, slot.readback, 0, 16 * spans.length);
+        this.#submitted = slot;
+      } else {
+        this.#free.push(slot);
+      }
+      return finish(descriptor);
+    };
+    return encoder;
+  }
+
+  /** Begins to read what the last encoder measured. */
+  #collect(): void {
+    const slot = this.#submitted;
+    if (!slot) return;
+    this.#submitted = undefined;
+    this.#reading.push(this.#read(slot));
+  }
+
+  async #read(slot: Slot): Promise<void> {
+    const { readback, spans } = slot;
+    await readback.mapAsync(GPUMapMode.READ);
+    const ns = new BigUint64Array(readback.getMappedRange());
+    for (const [i, { part, kernel }] of spans.entries()) {
+      // Devices may report an end before its beginning (a reset counter); such a span counts as zero.
+      const ms = Math.max(0, Number((ns[2 * i + 1] ?? 0n) - (ns[2 * i] ?? 0n)) / 1e6);
+      const known = this.#kernels.get(kernel);
+      if (known) known.ms += ms;
+      else this.#kernels.set(kernel, { part, ms });
+    }
+    readback.unmap();
+    spans.length = 0;
+    this.#free.push(slot);
+  }
+}
