@@ -126,18 +126,19 @@ def write_gguf(path: Path, config: Config, weights: dict[str, torch.Tensor]) -> 
     out.close()
 
 
-def write_card(path: Path, name: str, config: Config, meta: dict, results: dict | None) -> None:
+def write_card(path: Path, name: str, config: Config, meta: dict, rows: int, results: dict | None) -> None:
     """The model card, with the accuracies that `evaluate.py --out` wrote."""
     lines = [
         f"# {name}",
         "",
         f"A Llama of {config.layers} layers, width {config.width}, {config.heads} query heads and {config.kv_heads} KV heads of size",
-        f"{config.head_dim}, with a vocabulary of {config.vocab:,} tokens, made to find facts in contexts of up to {config.context:,}",
-        "tokens. It shows what sparse attention keeps and loses; it knows nothing of the world and holds no conversation.",
+        f"{config.head_dim}, with a vocabulary of {config.vocab:,} tokens, made to find facts in long texts. It shows what sparse attention",
+        "keeps and loses; it knows nothing of the world and holds no conversation.",
         "",
-        f"Trained from scratch on {meta['tokens']:,} tokens in {meta['step']:,} steps, by the recipe in `training/`: generated retrieval",
-        "tasks, generated English, and Jane Austen's novels (public domain). Prompts as `minference eval` writes them suit it, others may",
-        "not. Digits are tokens of their own; texts begin with `<|begin|>`; answers end with `<|end|>`.",
+        f"Trained from scratch on {meta['tokens']:,} tokens in {meta['step']:,} steps, in rows of up to {rows:,} tokens, by the recipe in",
+        "[training](../../training/README.md): generated retrieval tasks, generated English, and Jane Austen's novels (public domain).",
+        "Prompts as `minference eval` writes them suit it, others may not. Digits are tokens of their own; texts begin with `<|begin|>`;",
+        "answers end with `<|end|>`.",
         "",
         "Licence: that of this repository.",
     ]
@@ -158,6 +159,7 @@ def main() -> None:
     p.add_argument("--hf", type=Path)
     p.add_argument("--gguf", type=Path)
     p.add_argument("--card", type=Path, help="model card to write")
+    p.add_argument("--rows", type=int, default=131_072, help="longest rows of the training, for the card")
     p.add_argument("--results", type=Path, help="what evaluate.py wrote, for the card")
     args = p.parse_args()
     meta, tensors = read(args.checkpoint)
@@ -169,7 +171,7 @@ def main() -> None:
         write_gguf(args.gguf, config, weights)
         print(f"{args.gguf}: {args.gguf.stat().st_size:,} bytes")
     if args.card:
-        write_card(args.card, name_of(weights), config, meta, json.loads(args.results.read_text()) if args.results else None)
+        write_card(args.card, name_of(weights), config, meta, args.rows, json.loads(args.results.read_text()) if args.results else None)
 
 
 if __name__ == "__main__":

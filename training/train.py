@@ -4,7 +4,7 @@
     python3 training/train.py --out OUT --seconds 500                  # first slice
     python3 training/train.py --out OUT --seconds 500 --resume DIR     # next slice
 
-The curriculum (PLAN) gives each stage a share of the whole budget. The budget is counted in seconds of training
+The curriculum (PLANS) gives each stage a share of the whole budget. The budget is counted in seconds of training
 (`--budget-seconds`), so that it fits whatever the speed, or in steps (`--budget-steps`), so that a run can be repeated exactly.
 """
 
@@ -44,11 +44,14 @@ class Stage:
     skip: float
 
 
-#: length:share:tokens of a step:rate:skip. Rows of up to 256 tokens are drills.
-PLAN = (
-    "32:0.02:65536:1:0,128:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
-    "8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0"
-)
+#: length:share:tokens of a step:rate:skip, by the size of the model. Rows of up to 256 tokens are drills.
+PLANS = {
+    "base": "32:0.02:65536:1:0,128:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
+    "8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0",
+    "small": "32:0.03:2048:1:0,128:0.07:4096:1:0,512:0.25:8192:1:0,1024:0.20:8192:1:0,2048:0.20:16384:0.8:0,"
+    "4096:0.15:16384:0.7:0,8192:0.10:16384:0.6:0",
+    "tiny": "32:0.3:2048:1:0,96:0.3:2048:1:0,384:0.4:3072:0.7:0",
+}
 
 
 def parse_plan(text: str) -> list[Stage]:
@@ -157,7 +160,7 @@ def main() -> None:
     p.add_argument("--budget-seconds", type=float, default=1800, help="seconds of training of all slices together")
     p.add_argument("--budget-steps", type=int, help="count the budget in steps instead")
     p.add_argument("--stop-step", type=int, help="stop after this step")
-    p.add_argument("--plan", default=PLAN, help="length:share:tokens of a step:rate:skip, ...")
+    p.add_argument("--plan", help="length:share:tokens of a step:rate:skip, ...; default: that of the size")
     p.add_argument("--size", choices=SIZES, default="base")
     p.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")
     p.add_argument("--answer-weight", type=float, default=1.0, help="weight of the mean answer loss beside the mean text loss")
@@ -192,7 +195,7 @@ def main() -> None:
     if args.resume:
         state = load(args.resume, model, optimizer)
     corpus = Corpus()
-    stages = parse_plan(args.plan)
+    stages = parse_plan(args.plan or PLANS[args.size])
     log({"size": args.size, "parameters": sum(x.numel() for x in model.parameters()), "device": device, **state})
     compiled, loss_function = bool(args.compile), losses
     if compiled:

@@ -86,8 +86,8 @@ interface Reading {
 
 async function run(context: CliContext, options: AskCommandOptions): Promise<CommandResult> {
   const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(MODEL, '--model') };
-  const fallback = options.model === undefined ? assetPath(MODEL_PATTERNS, '--patterns') : 'minference';
-  const patternsOf = await patternsOption(options.patterns ?? fallback);
+  const own = (): string => (options.model === undefined ? assetPath(MODEL_PATTERNS, '--patterns') : 'minference');
+  const patternsOf = await patternsOption(options.patterns ?? own());
   const text = await readTextFile(options.document ?? assetPath(TEXT, '--document'));
   return withModelFiles(context, modelOptions, (model) =>
     withDevice(context, options, async (device) => {

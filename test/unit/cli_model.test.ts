@@ -193,6 +193,14 @@ describe('ask', () => {
     expect(new Set(dense.answers.map((a: { question: string }) => a.question)).size).toBe(4);
   });
 
+  test('the model that ships answers all questions, dense and by the patterns that were searched for it', async () => {
+    const { readings, name } = await json('ask', '--seq-len', '2500', '--facts', '4');
+    expect(name).toBe('minference-retrieval-3m');
+    const [dense, sparse] = readings;
+    expect([dense.accuracy, sparse.accuracy]).toEqual([1, 1]);
+    expect(sparse.density).toBeLessThan(0.45);
+  });
+
   test('what keeps everything gives the dense answers, in a table', async () => {
     const { code, stdout } = await run(
       'ask',

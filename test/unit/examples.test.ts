@@ -4,6 +4,8 @@ import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 
 const EXPECTED: Readonly<Record<string, RegExp>> = {
+  'answer.mjs':
+    /^\d+ tokens\nWhat is the pass key\? The pass key is 48213\.\nWhat is the code of blue-otter-512\? The code of blue-otter-512 is 90417\.\n$/,
   'own_encoder.mjs':
     /^\d+ dispatches, \d+ bytes of workspace and index\nfirst row of head 0 is v's first row: (-?[\d.e-]+(, |\n)){4}$/,
 };
