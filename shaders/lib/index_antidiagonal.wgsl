@@ -10,10 +10,9 @@
 struct EstimateParams {
   n_q: u32,
   q_offset: u32,
-  first_row: u32,        // first row group of workgroup 0, a multiple of 64
+  first_row: u32,        // first row group of workgroup 0, a multiple of TILE_ROWS
   tiles: u32,            // tiles of 128 key groups
-  row_tiles: u32,        // tiles of 64 row groups of this dispatch
-  row_stride: u32,       // of the block scores
+  row_tiles: u32,        // tiles of TILE_ROWS row groups of this dispatch
   scale_log2: f32,       // softmax scale / STRIDE times log2(e)
   q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
   q_head_stride: u32,
@@ -37,20 +36,31 @@ var<private> k_start: u32;
 var<private> first_group: u32;
 var<private> first_key_group: u32;
 
-fn row_vec4(row: u32, d: u32) -> vec4<f32> {
+// Where four dimensions of a row or key lie in q or k: of the last one instead where it does not exist.
+struct Place {
+  at: u32,
+  exists: bool,
+}
+
+fn row_place(row: u32, d: u32) -> Place {
   let i = (first_group + row) * STRIDE + STRIDE - 1u - d / ROW4;
-  if (i >= params.n_q) {
-    return vec4<f32>();
-  }
-  return unpack_vec4(q[q_start + i * params.q_row_stride + d % ROW4]);
+  return Place(q_start + min(i, params.n_q - 1u) * params.q_row_stride + d % ROW4, i < params.n_q);
+}
+
+fn key_place(key: u32, d: u32) -> Place {
+  let j = (first_key_group + key) * STRIDE + d / ROW4;
+  let end = params.q_offset + params.n_q;
+  return Place(k_start + min(j, end - 1u) * params.k_row_stride + d % ROW4, j < end);
+}
+
+fn row_vec4(row: u32, d: u32) -> vec4<f32> {
+  let place = row_place(row, d);
+  return select(vec4<f32>(), unpack_vec4(q[place.at]), place.exists);
 }
 
 fn key_vec4(key: u32, d: u32) -> vec4<f32> {
-  let j = (first_key_group + key) * STRIDE + d / ROW4;
-  if (j >= params.q_offset + params.n_q) {
-    return vec4<f32>();
-  }
-  return unpack_vec4(k[k_start + j * params.k_row_stride + d % ROW4]);
+  let place = key_place(key, d);
+  return select(vec4<f32>(), unpack_vec4(k[place.at]), place.exists);
 }
 
 // Position of the last real row of a row group.
@@ -58,7 +68,7 @@ fn group_end(group: u32) -> u32 {
   return params.q_offset + min((group + 1u) * STRIDE, params.n_q) - 1u;
 }
 
-// Scores of 64 row groups and 128 key groups. Every thread of the workgroup must call this together.
+// Scores of TILE_ROWS row groups and 128 key groups. Every thread of the workgroup must call this together.
 fn antidiagonal_tile(s: ptr<function, array<vec4<f32>, 16>>, head_slot: u32, row_tile: u32, tile: u32, tx: u32, ty: u32) {
   let head = heads[head_slot];
   q_start = params.q_base + head.x * params.q_head_stride;

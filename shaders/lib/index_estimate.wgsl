@@ -32,18 +32,29 @@ var<private> q_start: u32;            // row 0
 var<private> k_start: u32;            // key 0 of the tensor
 var<private> first_key: u32;          // key 0 of the tile
 
+// Where four dimensions of a row or key lie in q or k: of the last one instead where it does not exist.
+struct Place {
+  at: u32,
+  exists: bool,
+}
+
+fn row_place(row: u32, d: u32) -> Place {
+  return Place(q_start + min(row, params.rows - 1u) * params.q_row_stride + d, row < params.rows);
+}
+
+fn key_place(key: u32, d: u32) -> Place {
+  let end = params.first_position + params.rows;
+  return Place(k_start + min(first_key + key, end - 1u) * params.k_row_stride + d, first_key + key < end);
+}
+
 fn row_vec4(row: u32, d: u32) -> vec4<f32> {
-  if (row >= params.rows) {
-    return vec4<f32>();
-  }
-  return unpack_vec4(q[q_start + row * params.q_row_stride + d]);
+  let place = row_place(row, d);
+  return select(vec4<f32>(), unpack_vec4(q[place.at]), place.exists);
 }
 
 fn key_vec4(key: u32, d: u32) -> vec4<f32> {
-  if (first_key + key >= params.first_position + params.rows) {
-    return vec4<f32>();
-  }
-  return unpack_vec4(k[k_start + (first_key + key) * params.k_row_stride + d]);
+  let place = key_place(key, d);
+  return select(vec4<f32>(), unpack_vec4(k[place.at]), place.exists);
 }
 
 // Where one thread's share of a kept tile begins: 16 vec4, `THREADS` apart.

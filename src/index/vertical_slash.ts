@@ -26,7 +26,7 @@ import {
   table,
   uniform,
 } from './layer.js';
-import { scoreTile } from './score_tile.js';
+import { type MatrixTileSize, scoreTile } from './score_tile.js';
 import { recordTopK, type TopKList, topKShaders, topKWorkspaceBytes } from './topk.js';
 
 /** A head with the vertical-slash pattern. */
@@ -48,6 +48,8 @@ export interface VerticalSlashScores {
 const FORCED = { columns: 30, diagonals: 100 } as const;
 /** Query rows that the estimate looks at. */
 export const LAST_QUERIES = 64;
+/** Tiles of scores: of all rows, and what shaders/index/estimate_sums.wgsl adds up in `stage`. */
+export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, stage: 768 };
 const TILE_KEYS = 128;
 const TILE_DIAGONALS = 192;
 /** Tiles whose softmax statistics one workgroup merges. */
@@ -68,10 +70,10 @@ interface Shaders {
 }
 
 function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
-  const tile = scoreTile(profile, headDim, storage);
+  const tile = scoreTile(profile, headDim, storage, ESTIMATE_TILE);
   const head = [
     tile.directives + prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk } }),
-    storageLibrary(storage),
+    storageLibrary(tile.storage),
     tile.code,
     estimate,
   ];

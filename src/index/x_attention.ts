@@ -13,6 +13,7 @@ import { bindWindow } from '../kernels/tensor.js';
 import {
   type BuiltIndex,
   type BuiltIndexEntry,
+  batches,
   dispatchFlops,
   divCeil,
   f32Bits,
@@ -24,7 +25,7 @@ import {
   table,
   uniform,
 } from './layer.js';
-import { scoreTile } from './score_tile.js';
+import { type MatrixTileSize, type ScoreTile, scoreTile } from './score_tile.js';
 
 /** Sides of the squares whose antidiagonals XAttention adds up. */
 export const X_ATTENTION_STRIDES = [8, 16] as const;
@@ -36,10 +37,15 @@ export interface XAttentionHead extends IndexHead {
   readonly threshold: number;
 }
 
-const TILE_ROWS = 64;
+/** Tiles of scores on matrices, and what shaders/index/antidiagonal_softmax.wgsl needs in `stage`. */
+export const ANTIDIAGONAL_TILE: MatrixTileSize = { rows: 128, stage: 512 };
 const TILE_KEYS = 128;
+/** Rows whose softmax statistics are merged together. */
+const STRIP = 64;
 /** Tiles whose softmax statistics one workgroup merges. */
 const FAN_IN = 128;
+/** How many times more a dispatch may do on matrices in the same time. */
+const MATRIX_SPEED = 16;
 
 interface Shaders {
   readonly softmax: ShaderSpec;
@@ -48,28 +54,28 @@ interface Shaders {
   readonly select: ShaderSpec;
 }
 
-function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat, stride: number): Shaders {
-  const tile = scoreTile(profile, stride * headDim, storage);
-  const head = [
-    tile.directives +
-      prelude({ f16: storage === 'f16', constants: { HEAD_DIM: stride * headDim, D_CHUNK: tile.dChunk, STRIDE: stride } }),
-    storageLibrary(storage),
-    tile.code,
-    antidiagonal,
-  ];
-  const bindings: readonly BindingKind[] = ['uniform', 'read', 'read', 'read'];
-  const tag = `D=${headDim} S=${stride} ${storage} ${tile.tag}`;
+/** The tiles of scores: dot products of groups of `stride` rows side by side. */
+function tileFor(profile: DeviceProfile, headDim: number, storage: StorageFormat, stride: number): ScoreTile {
+  return scoreTile(profile, stride * headDim, storage, ANTIDIAGONAL_TILE);
+}
+
+function shadersFor(tile: ScoreTile, headDim: number, storage: StorageFormat, stride: number): Shaders {
+  const head = prelude({
+    f16: storage === 'f16',
+    constants: { HEAD_DIM: stride * headDim, D_CHUNK: tile.dChunk, STRIDE: stride },
+  });
+  const read: BindingKind = 'read';
   return {
     softmax: {
-      label: `x-attention estimate: softmax ${tag}`,
-      code: [...head, antidiagonalSoftmax].join('\n'),
-      bindings: [...bindings, 'write'],
+      label: `x-attention estimate: softmax D=${headDim} S=${stride} ${storage} ${tile.tag}`,
+      code: [tile.directives + head, storageLibrary(tile.storage), tile.code, antidiagonal, antidiagonalSoftmax].join('\n'),
+      bindings: ['uniform', read, read, read, 'write', 'write'],
     },
     merge: { label: 'vertical-slash estimate: merge', code: mergeSoftmax, bindings: ['uniform', 'read', 'write'] },
     blocks: {
-      label: `x-attention estimate: blocks ${tag}`,
-      code: [...head, antidiagonalBlocks].join('\n'),
-      bindings: [...bindings, 'read', 'write'],
+      label: `x-attention estimate: blocks S=${stride} ${tile.rows}`,
+      code: prelude({ constants: { STRIDE: stride, TILE_ROWS: tile.rows } }) + antidiagonalBlocks,
+      bindings: ['uniform', read, read, read, 'write'],
     },
     select: {
       label: 'cumulative block selection',
@@ -81,7 +87,9 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
 
 /** Every shader that {@link recordXAttentionIndex} may use for this head size and storage format. */
 export function xAttentionIndexShaders(profile: DeviceProfile, headDim: number, storage: StorageFormat): ShaderSpec[] {
-  return X_ATTENTION_STRIDES.flatMap((stride) => Object.values(shadersFor(profile, headDim, storage, stride)) as ShaderSpec[]);
+  return X_ATTENTION_STRIDES.flatMap((stride): ShaderSpec[] =>
+    Object.values(shadersFor(tileFor(profile, headDim, storage, stride), headDim, storage, stride)),
+  );
 }
 
 /** Sizes of the index of one head, in words. */
@@ -91,33 +99,55 @@ function indexSizes(layer: IndexLayer) {
   return { qBlocks, room, counts: qBlocks * room, words: qBlocks * room + qBlocks };
 }
 
-/** Bytes that one head takes per tile of 64 row groups. */
-function tileBytes(layer: IndexLayer, stride: number) {
+/** Sizes of one head's part of a tile of row groups; all but `tiles` and `rowStride` in bytes. */
+function tileSizes(layer: IndexLayer, stride: number, { rows }: ScoreTile) {
   const tiles = divCeil(layer.queryOffset + layer.q.rows, stride * TILE_KEYS);
   const rowStride = (tiles * TILE_KEYS * stride) / INDEX_BLOCK;
-  return { tiles, rowStride, statistics: tiles * TILE_ROWS * 8, scores: stride * rowStride * 4 };
+  return {
+    tiles,
+    rowStride,
+    statistics: tiles * rows * 8,
+    blockSums: rowStride * rows * 4,
+    scores: ((rows * stride) / INDEX_BLOCK) * rowStride * 4,
+  };
+}
+
+/** Workspace for one head's part of a tile of row groups. */
+function tileBytes(layer: IndexLayer, stride: number, tile: ScoreTile): number {
+  const { statistics, blockSums, scores } = tileSizes(layer, stride, tile);
+  return 3 * statistics + blockSums + scores;
+}
+
+/** How many heads' parts of tiles of row groups the workspace and the bindings hold. */
+function partsAtOnce(layer: IndexLayer, stride: number, tile: ScoreTile): number {
+  const { limits } = layer.profile;
+  const binding = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const most = Math.min(
+    binding / tileSizes(layer, stride, tile).blockSums,
+    layer.workspaceLimit / tileBytes(layer, stride, tile),
+  );
+  return Math.max(1, Math.floor(most));
 }
 
 /** Tiles of row groups that are estimated at a time: within the workspace, the bindings and a dispatch's time. */
-function tilesAtOnce(layer: IndexLayer, heads: number, stride: number): number {
-  const { limits } = layer.profile;
-  const { tiles, statistics, scores } = tileBytes(layer, stride);
-  const binding = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize, layer.workspaceLimit / 3);
-  const flops = heads * tiles * TILE_ROWS * TILE_KEYS * 2 * stride * layer.q.headDim;
-  const most = Math.min(binding / (heads * Math.max(statistics, scores)), dispatchFlops(layer.profile) / flops);
-  return Math.max(1, Math.min(Math.floor(most), divCeil(layer.q.rows, stride * TILE_ROWS)));
+function tilesAtOnce(layer: IndexLayer, heads: number, stride: number, tile: ScoreTile): number {
+  const { tiles } = tileSizes(layer, stride, tile);
+  const flops = heads * tiles * tile.rows * TILE_KEYS * 2 * stride * layer.q.headDim;
+  const patience = dispatchFlops(layer.profile) * (tile.onMatrices ? MATRIX_SPEED : 1);
+  const most = Math.min(partsAtOnce(layer, stride, tile) / heads, patience / flops);
+  return Math.max(1, Math.min(Math.floor(most), divCeil(layer.q.rows, stride * tile.rows)));
 }
 
 /**
  * Memory of {@link recordXAttentionIndex}: per head `nb * nbk + nb` words of index with `nb` blocks of 64 rows and
- * `nbk` visible blocks of 64 keys; the workspace is at most about `workspaceLimit`, or what 64 row groups take.
+ * `nbk` visible blocks of 64 keys; the workspace is at most about `workspaceLimit`, or what one tile of row groups takes.
  */
 export function xAttentionWorkspaceBytes(layer: IndexLayer, heads: readonly XAttentionHead[]): IndexBytes {
   let transient = 0;
   for (const stride of X_ATTENTION_STRIDES) {
-    const n = heads.filter((h) => h.stride === stride).length;
-    const { statistics, scores } = tileBytes(layer, stride);
-    if (n > 0) transient = Math.max(transient, n * tilesAtOnce(layer, n, stride) * (2 * statistics + scores));
+    const tile = tileFor(layer.profile, layer.q.headDim, layer.storage, stride);
+    const n = Math.min(heads.filter((h) => h.stride === stride).length, partsAtOnce(layer, stride, tile));
+    if (n > 0) transient = Math.max(transient, n * tilesAtOnce(layer, n, stride, tile) * tileBytes(layer, stride, tile));
   }
   return { transient, index: heads.length * indexSizes(layer).words * 4 };
 }
@@ -134,27 +164,22 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
   const buffer = rec.workspace('x-attention index', heads.length * words * 4);
   const entries: BuiltIndexEntry[] = heads.map((_, i) => ({ indexOffset: i * words, args: [room, counts] }));
   for (const stride of X_ATTENTION_STRIDES) {
-    const slots = heads.flatMap((h, i) => (h.stride === stride ? [i] : []));
-    if (slots.length > 0)
-      recordStride(
-        rec,
-        layer,
-        stride,
-        slots.map((i) => ({ ...(heads[i] as XAttentionHead), indexOffset: i * words })),
-        buffer,
-      );
+    const tile = tileFor(layer.profile, layer.q.headDim, layer.storage, stride);
+    const own = heads.flatMap((h, i) => (h.stride === stride ? [{ ...h, indexOffset: i * words }] : []));
+    for (const batch of batches(own, partsAtOnce(layer, stride, tile))) recordBatch(rec, layer, stride, tile, batch, buffer);
   }
   return { buffer, entries, bytes: heads.length * words * 4 };
 
-  function recordStride(
+  function recordBatch(
     r: Recorder,
     l: IndexLayer,
     stride: number,
+    tile: ScoreTile,
     batch: readonly (XAttentionHead & { readonly indexOffset: number })[],
     index: GPUBuffer,
   ): void {
     const { rows: n, headDim } = layerSizes(l);
-    const shaders = shadersFor(l.profile, headDim, l.storage, stride);
+    const shaders = shadersFor(tile, headDim, l.storage, stride);
     const [qStart, qEnd] = headRange(batch.map((h) => h.head));
     const [kStart, kEnd] = headRange(batch.map((h) => h.kvHead));
     const q = bindWindow(r.device, 'q', l.q, qStart, qEnd);
@@ -169,20 +194,17 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       'x-attention selection',
       batch.flatMap((h) => [h.indexOffset, f32Bits(h.threshold), room, counts]),
     );
-    const { rowStride } = tileBytes(l, stride);
-    const rowTiles = divCeil(n, stride * TILE_ROWS);
-    const atOnce = tilesAtOnce(l, batch.length, stride);
+    const { rowStride } = tileSizes(l, stride, tile);
+    const rowTiles = divCeil(n, stride * tile.rows);
+    const rowBlocks = (tile.rows * stride) / INDEX_BLOCK;
+    const atOnce = tilesAtOnce(l, batch.length, stride, tile);
     for (let first = 0; first < rowTiles; first += atOnce) {
       const count = Math.min(atOnce, rowTiles - first);
-      const end = l.queryOffset + Math.min(n, (first + count) * stride * TILE_ROWS);
+      const end = l.queryOffset + Math.min(n, (first + count) * stride * tile.rows);
       const tiles = divCeil(end, stride * TILE_KEYS);
+      const sizes = [n, l.queryOffset, first * tile.rows, tiles, count] as const;
       const params = uniform(r, 'x-attention parameters', [
-        n,
-        l.queryOffset,
-        first * TILE_ROWS,
-        tiles,
-        count,
-        rowStride,
+        ...sizes,
         f32Bits((l.scale / stride) * Math.LOG2E),
         q.base,
         q.headStride,
@@ -192,38 +214,51 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
         k.rowStride,
       ]);
       const lists = batch.length * count;
-      const flops = lists * tiles * TILE_ROWS * TILE_KEYS * 2 * stride * headDim;
-      let statistics = r.workspace('x-attention: tile softmax', lists * tiles * TILE_ROWS * 8);
-      const estimate = { stage: 'estimate', workgroups: [tiles, count, batch.length], flops } as const;
-      r.dispatch({ ...estimate, shader: shaders.softmax, bindings: [params, q.range, k.range, headTable, statistics] });
+      const rows = lists * tile.rows;
+      const workgroups = [tiles, count, batch.length] as const;
+      const partial = r.workspace('x-attention: tile softmax', rows * tiles * 8);
+      const blockSums = r.workspace('x-attention: block sums', (rows * tiles * TILE_KEYS * stride * 4) / INDEX_BLOCK);
+      r.dispatch({
+        stage: 'estimate',
+        shader: shaders.softmax,
+        bindings: [params, q.range, k.range, headTable, partial, blockSums],
+        workgroups,
+        flops: rows * tiles * TILE_KEYS * 2 * stride * headDim,
+      });
+      let statistics = partial;
       let parts = tiles;
       do {
         const groups = divCeil(parts, FAN_IN);
-        const merged = r.workspace('x-attention: merged softmax', lists * groups * TILE_ROWS * 8);
+        const merged = r.workspace('x-attention: merged softmax', rows * groups * 8);
         r.dispatch({
           stage: 'estimate',
           shader: shaders.merge,
           bindings: [uniform(r, 'merge parameters', [parts, groups]), statistics, merged],
-          workgroups: [groups, lists],
+          workgroups: [groups, rows / STRIP],
         });
-        r.release(statistics);
+        if (statistics !== partial) r.release(statistics);
         statistics = merged;
         parts = groups;
       } while (parts > 1);
-      const scores = r.workspace('x-attention: block scores', lists * stride * rowStride * 4);
-      r.dispatch({ ...estimate, shader: shaders.blocks, bindings: [params, q.range, k.range, headTable, statistics, scores] });
-      r.release(statistics);
-      const firstBlock = first * stride;
+      const scores = r.workspace('x-attention: block scores', lists * rowBlocks * rowStride * 4);
+      r.dispatch({
+        stage: 'estimate',
+        shader: shaders.blocks,
+        bindings: [uniform(r, 'block parameters', [...sizes, rowStride]), partial, blockSums, statistics, scores],
+        workgroups,
+      });
+      r.release(partial, blockSums, statistics);
+      const firstBlock = first * rowBlocks;
       r.dispatch({
         stage: 'topk',
         shader: shaders.select,
         bindings: [
-          uniform(r, 'selection parameters', [firstBlock, count * stride, rowStride, l.queryOffset, n, stride]),
+          uniform(r, 'selection parameters', [firstBlock, count * rowBlocks, rowStride, l.queryOffset, n, stride]),
           selectTable,
           scores,
           index,
         ],
-        workgroups: [Math.min(count * stride, qBlocks - firstBlock), batch.length],
+        workgroups: [Math.min(count * rowBlocks, qBlocks - firstBlock), batch.length],
       });
       r.release(scores);
     }
