@@ -38,6 +38,8 @@ import { dequantize, quantize } from '../../src/reference/quant.js';
 import type { Random } from '../../src/reference/random.js';
 import type { HeadPattern } from '../../src/scheduler/types.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
+import { loadingCases } from './loading.js';
+import { modelReferenceCases } from './model_reference.js';
 import { readBuffer, recorderOf, roundToF16, submit } from './tensors.js';
 
 const USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
@@ -960,4 +962,4 @@ function limitsOf(ctx: SuiteContext): GPUSupportedLimits {
   return copy as unknown as GPUSupportedLimits;
 }
 
-export const modelCases: SuiteCase[] = [...opCases, ...wholeCases];
+export const modelCases: SuiteCase[] = [...opCases, ...wholeCases, ...modelReferenceCases, ...loadingCases];

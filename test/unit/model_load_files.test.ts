@@ -2,6 +2,7 @@ import { describe, expect, inject, test } from 'vitest';
 import { configFromHf } from '../../src/model/load/config_hf.js';
 import { type LoadOptions, loadModel } from '../../src/model/load/index.js';
 import { memorySource } from '../../src/model/load/source.js';
+import { ropeFrequencies } from '../../src/model/rope.js';
 import {
   ARCHITECTURES,
   type Architecture,
@@ -12,6 +13,8 @@ import {
 } from '../../src/model/types.js';
 import { dequantize, quantize } from '../../src/reference/quant.js';
 import { deriveSeed, Random } from '../../src/reference/random.js';
+// What transformers computes: test/fixtures/transformers_models.py.
+import references from '../fixtures/transformers-models.json' with { type: 'json' };
 import {
   bytesOfWeight,
   joined,
@@ -446,6 +449,19 @@ describe('config.json', () => {
     expect(of({}, true, { tokenizer: { chat_template: named } }).chatTemplate).toBe('z');
     expect(of({}, true, { tokenizer: { chat_template: named }, template: 't' }).chatTemplate).toBe('t');
   });
+
+  for (const [name, { config, at }] of Object.entries(references.rope)) {
+    test(`rotary frequencies are those of transformers: ${name}`, () => {
+      const { rope } = configFromHf({ config }, true);
+      for (const { length, factor, frequencies } of at) {
+        const own = ropeFrequencies(rope, length);
+        expect(own.frequencies).toHaveLength(frequencies.length);
+        // transformers computes them in f32.
+        frequencies.forEach((f, d) => expect(Math.abs((own.frequencies[d] ?? 0) / f - 1), `${length}, ${d}`).toBeLessThan(5e-6));
+        expect(own.factor).toBeCloseTo(factor, 9);
+      }
+    });
+  }
 
   const refused: readonly [Record<string, unknown>, string][] = [
     [{ model_type: 'mamba' }, 'model_type'],
