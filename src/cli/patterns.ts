@@ -4,7 +4,7 @@ import { adjustPatterns, type LayerPatternOptions, patternsForLayer } from '../p
 import { dilated1, dilated2, strided } from '../patterns/static.js';
 import type { HeadPattern } from '../scheduler/types.js';
 import { resolvePattern } from '../scheduler/validate.js';
-import { readConfigFile } from './config.js';
+import { findConfig } from './config.js';
 import { integer, positiveNumber } from './device.js';
 
 interface PatternForm {
@@ -146,6 +146,7 @@ export function patternText(pattern: HeadPattern): string {
 export interface PatternOptions {
   readonly pattern?: readonly PatternRequest[];
   readonly config?: string;
+  readonly configs?: string;
   readonly layer: number;
   readonly budgetRatio?: number;
   readonly startingLayer?: number;
@@ -158,7 +159,8 @@ export function addPatternOptions(command: Command): Command {
     .addOption(
       new Option('--pattern <patterns>', 'what the heads attend to (see below)').argParser(parsePatterns).conflicts('config'),
     )
-    .option('--config <file>', "pattern configuration, MInference's JSON")
+    .option('--config <file>', "pattern configuration, MInference's JSON; or a model's name")
+    .option('--configs <folder>', 'folder or URL that has the configurations of models')
     .addOption(new Option('--layer <n>', 'layer of --config, and for --starting-layer').argParser(integer(0, 100_000)).default(0))
     .addOption(new Option('--budget-ratio <x>', 'scales all budgets').argParser(positiveNumber))
     .addOption(new Option('--starting-layer <n>', 'layers before it are dense').argParser(integer(0, 100_000)))
@@ -183,12 +185,15 @@ function verticalSlashSizes(text: string): { verticalSize: number; slashSize: nu
  * @throws {@link MinferenceError} `file`, or `invalid-argument` when there is no such layer.
  */
 export async function readPatternConfig(options: PatternOptions): Promise<readonly HeadPattern[] | undefined> {
-  const { config: path, layer } = options;
-  if (path === undefined) return undefined;
-  const config = await readConfigFile(path);
+  const { config: path, configs, layer } = options;
+  if (path === undefined) {
+    if (configs !== undefined) throw invalidArgument('--configs', configs, 'with --config and the name of a model');
+    return undefined;
+  }
+  const { config, options: suitable } = await findConfig(path, configs);
   if (layer >= config.layers.length)
     throw invalidArgument('--layer', layer, `0 to ${config.layers.length - 1}, the layers of ${path}`);
-  return patternsForLayer(config, layer, layerOptions(options));
+  return patternsForLayer(config, layer, { ...suitable, ...layerOptions(options) });
 }
 
 /**

@@ -1,4 +1,4 @@
-import { invalidArgument, MinferenceError, show } from '../errors.js';
+import { checkInteger, invalidArgument, MinferenceError, show } from '../errors.js';
 import type { HeadPattern } from '../scheduler/types.js';
 
 /** Pattern names of MInference's published JSON. */
@@ -134,7 +134,8 @@ function parseHead(value: unknown, where: string, source: string): HeadConfig {
     throw configError(source, `${where}: second size`, second, 'at least 1 local key');
   if (typeof score !== 'number' || !Number.isFinite(score))
     throw configError(source, `${where}: score`, score, 'a finite number');
-  return { pattern: pattern as ConfigPattern, first: first as number, second: second as number, score };
+  // Adding 0 makes -0 the 0 that JSON has.
+  return { pattern: pattern as ConfigPattern, first: (first as number) + 0, second: (second as number) + 0, score: score + 0 };
 }
 
 /** Writes MInference's JSON, one layer per line. Reading it again gives the same config. */
@@ -197,12 +198,19 @@ export function adjustPatterns(
   return patterns.map((pattern) => adjusted(pattern, layer, options));
 }
 
-function checkLayerOptions(layer: number, { budgetRatio = 1, startingLayer = 0 }: LayerPatternOptions): void {
+function checkLayerOptions(layer: number, options: LayerPatternOptions): void {
+  const { budgetRatio = 1, startingLayer = 0, vsOnly = false } = options;
   if (!Number.isInteger(layer) || layer < 0) throw invalidArgument('layer', layer, 'an integer of at least 0');
   if (typeof budgetRatio !== 'number' || !(budgetRatio > 0) || !Number.isFinite(budgetRatio)) {
     throw invalidArgument('budgetRatio', budgetRatio, 'a finite number above 0');
   }
   if (!Number.isInteger(startingLayer)) throw invalidArgument('startingLayer', startingLayer, 'an integer');
+  if (typeof vsOnly === 'boolean') return;
+  if (typeof vsOnly !== 'object' || vsOnly === null) {
+    throw invalidArgument('vsOnly', vsOnly, 'true, false, or { verticalSize, slashSize }');
+  }
+  checkInteger('vsOnly.verticalSize', vsOnly.verticalSize, 0, MAX_SIZE);
+  checkInteger('vsOnly.slashSize', vsOnly.slashSize, 0, MAX_SIZE);
 }
 
 /** What a file's entry says, before any options. */

@@ -4,7 +4,7 @@ import { Recorder } from '../device/recorder.js';
 import { readIndices } from '../scheduler/inspect.js';
 import { planIndices } from '../scheduler/plan.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
-import { encodeSteps } from '../scheduler/submit.js';
+import { accepted, encodeSteps } from '../scheduler/submit.js';
 import type { HeadIndex, HeadPattern } from '../scheduler/types.js';
 import type { ResolvedLayer } from '../scheduler/validate.js';
 
@@ -25,14 +25,17 @@ export async function buildIndices(
   const pool = new BufferPool(device);
   const rec = new Recorder(device, pool, pipelines);
   try {
-    const heads = planIndices(
-      rec,
-      { ...layer, patterns },
-      { profile, workspaceLimit: WORKSPACE_LIMIT, dispatchFlops: Number.POSITIVE_INFINITY },
-    );
-    const encoder = device.createCommandEncoder();
-    encodeSteps(encoder, rec.steps);
-    device.queue.submit([encoder.finish()]);
+    const heads = await accepted(device, () => {
+      const planned = planIndices(
+        rec,
+        { ...layer, patterns },
+        { profile, workspaceLimit: WORKSPACE_LIMIT, dispatchFlops: Number.POSITIVE_INFINITY },
+      );
+      const encoder = device.createCommandEncoder();
+      encodeSteps(encoder, rec.steps);
+      device.queue.submit([encoder.finish()]);
+      return planned;
+    });
     return await readIndices(device, heads, layer);
   } finally {
     rec.releaseAll();

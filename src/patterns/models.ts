@@ -13,7 +13,7 @@ export interface ModelEntry {
   readonly options: LayerPatternOptions;
 }
 
-/** Models with a published pattern file: those of MInference. */
+/** Models with a pattern file: those of MInference, whose files it publishes, and one whose file ships with this package. */
 export const MODELS: readonly ModelEntry[] = [
   {
     names: ['meta-llama/Llama-3.1-8B-Instruct', 'meta-llama/Meta-Llama-3.1-8B-Instruct'],
@@ -53,6 +53,90 @@ export const MODELS: readonly ModelEntry[] = [
     file: 'Qwen2.5_7B_Instruct_1M.json',
     layers: 28,
     heads: 28,
+    options: {},
+  },
+  {
+    names: ['HuggingFaceTB/SmolLM2-135M-Instruct'],
+    file: 'smollm2-135m.json',
+    layers: 30,
+    heads: 9,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen2.5-7B-Instruct'],
+    file: 'Qwen2.5_7B_Instruct_128k_instruct_kv_out_v32_fit_o_best_pattern.json',
+    layers: 28,
+    heads: 28,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen2.5-14B-Instruct-1M'],
+    file: 'Qwen2.5_14B_Instruct_1M.json',
+    layers: 48,
+    heads: 40,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen2.5-32B-Instruct'],
+    file: 'Qwen2.5_32B_Instruct_128k_kv_out_v32_fit_o_best_pattern.json',
+    layers: 64,
+    heads: 40,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen2.5-72B-Instruct'],
+    file: 'Qwen2.5_72B_Instruct_128k_kv_out_v32_fit_o_best_pattern.json',
+    layers: 80,
+    heads: 64,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen3-0.6B'],
+    file: 'Qwen3_0.6B_128k_instruct_kv_out_v32_fit_o_best_pattern.json',
+    layers: 28,
+    heads: 16,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen3-8B'],
+    file: 'Qwen3_8B_128k_kv_out_v32_fit_o_best_pattern.json',
+    layers: 36,
+    heads: 32,
+    options: {},
+  },
+  {
+    names: ['Qwen/Qwen3-32B'],
+    file: 'Qwen3_32B_128k_kv_out_v32_fit_o_best_pattern.json',
+    layers: 64,
+    heads: 64,
+    options: {},
+  },
+  {
+    names: ['01-ai/Yi-9B-200K'],
+    file: 'Yi_9B_200k_kv_out_v32_fit_o_best_pattern.json',
+    layers: 48,
+    heads: 32,
+    options: {},
+  },
+  {
+    names: ['THUDM/glm-4-9b-chat-1m'],
+    file: 'GLM_4_9B_1M_instruct_kv_out_v32_fit_o_best_pattern.json',
+    layers: 40,
+    heads: 32,
+    options: {},
+  },
+  {
+    names: ['meta-llama/Llama-3.1-70B-Instruct', 'meta-llama/Meta-Llama-3.1-70B-Instruct'],
+    file: 'Llama_3.1_70B_Instruct_128k_kv_out_v32_fit_o_best_pattern_v2.json',
+    layers: 80,
+    heads: 64,
+    options: {},
+  },
+  {
+    names: ['gradientai/Llama-3-70B-Instruct-Gradient-262k', 'gradientai/Llama-3-70B-Instruct-Gradient-1048k'],
+    file: 'Llama_3_70B_Instruct_262k_kv_out_v32_fit_o_best_pattern.json',
+    layers: 80,
+    heads: 64,
     options: {},
   },
 ];

@@ -4,14 +4,14 @@ import compareShader from '../../shaders/patterns/compare.wgsl?raw';
 import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
 import { BufferPool } from '../device/pool.js';
 import { Recorder } from '../device/recorder.js';
-import { checkInteger, invalidArgument } from '../errors.js';
+import { checkInteger, checkOneOf, invalidArgument, limitExceeded } from '../errors.js';
 import { dispatchFlops, divCeil, f32Bits, stagedDimensions, uniform } from '../index/layer.js';
 import { prelude, storageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { BYTES, bindWindow, type Tensor } from '../kernels/tensor.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
-import { encodeSteps } from '../scheduler/submit.js';
+import { accepted, encodeSteps, readBuffers, untilLost } from '../scheduler/submit.js';
 import type { AttentionLayer, HeadIndex, HeadPattern, HeadReport } from '../scheduler/types.js';
-import { type ResolvedLayer, resolveLayer } from '../scheduler/validate.js';
+import { MAX_LENGTH, type ResolvedLayer, resolveLayer } from '../scheduler/validate.js';
 
 /** A layer to measure patterns on: its inputs, without outputs and patterns. */
 export type MeasuredLayer = Omit<AttentionLayer, 'o' | 'lse' | 'patterns'>;
@@ -102,7 +102,7 @@ export class RecallMeter {
 
   /** Runs the layer densely and keeps output and log-sum-exp. */
   async reference(layer: MeasuredLayer, options: { readonly signal?: AbortSignal } = {}): Promise<DenseReference> {
-    const outputs = this.#outputs(layer);
+    const outputs = await this.#outputs(layer);
     try {
       const full: AttentionLayer = { ...layer, ...outputs, patterns: { kind: 'dense' } };
       const report = await this.#prefill.run(packed(full), { timestamps: true, ...options });
@@ -128,7 +128,7 @@ export class RecallMeter {
     const { firstRow = 0, perRow = false, signal } = options;
     const { numHeads, seqLen } = dense.resolved;
     checkInteger('firstRow', firstRow, 0, seqLen - 1);
-    const outputs = this.#outputs(dense.layer);
+    const outputs = await this.#outputs(dense.layer);
     try {
       const layer = packed({ ...dense.layer, ...outputs, patterns });
       const report = await this.#prefill.run(layer, { inspect: true, timestamps: true, ...(signal ? { signal } : {}) });
@@ -178,9 +178,8 @@ export class RecallMeter {
       ].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'write'],
     };
-    await this.#pipelines.prepare([shader]);
-    const rec = new Recorder(device, this.#pool, this.#pipelines);
-    try {
+    await untilLost(device, this.#pipelines.prepare([shader]));
+    const record = (rec: Recorder): GPUBuffer => {
       const map = rec.workspace('attention map', rows * keys * 4);
       const groupRows = Math.max(cell, 64);
       const groupKeys = Math.max(cell, 128);
@@ -210,11 +209,10 @@ export class RecallMeter {
           flops: flops * atOnce,
         });
       }
-      const values = new Float32Array(await this.#submitAndRead(rec, map, rows * keys * 4));
-      return { head, cell, rows, keys, values };
-    } finally {
-      rec.releaseAll();
-    }
+      return map;
+    };
+    const [values] = await this.#recordAndRead(record, (map) => [{ buffer: map, size: rows * keys * 4 }]);
+    return { head, cell, rows, keys, values: new Float32Array(values as ArrayBuffer) };
   }
 
   /** Frees the meter's workspace. References are destroyed on their own. */
@@ -223,12 +221,24 @@ export class RecallMeter {
   }
 
   /** Output buffers of a run of this layer. */
-  #outputs(layer: MeasuredLayer): { readonly o: GPUBuffer; readonly lse: GPUBuffer } {
+  async #outputs(layer: MeasuredLayer): Promise<{ readonly o: GPUBuffer; readonly lse: GPUBuffer }> {
     const { device } = this.#prefill;
-    const rows = layer.numHeads * layer.seqLen;
+    if (typeof layer !== 'object' || layer === null) throw invalidArgument('layer', layer, 'an object');
+    const { numHeads, seqLen, headDim, dtype } = layer;
+    checkOneOf('dtype', dtype, ['f16', 'f32']);
+    checkInteger('numHeads', numHeads, 1, 4096);
+    checkInteger('seqLen', seqLen, 1, MAX_LENGTH);
+    checkInteger('headDim', headDim, 1, 256);
+    const rows = numHeads * seqLen;
+    const { maxBufferSize } = device.limits;
+    const bytes = rows * headDim * BYTES[dtype];
+    if (bytes > maxBufferSize) throw limitExceeded('the output to measure', bytes, 'maxBufferSize', maxBufferSize);
     const buffer = (label: string, size: number): GPUBuffer =>
       device.createBuffer({ label, size: Math.max(16, Math.ceil(size / 4) * 4), usage: STORAGE | COPY_SRC });
-    return { o: buffer('measured o', rows * layer.headDim * BYTES[layer.dtype]), lse: buffer('measured lse', rows * 4) };
+    return accepted(device, () => ({
+      o: buffer('measured o', bytes),
+      lse: buffer('measured lse', rows * 4),
+    }));
   }
 
   async #compare(dense: ResolvedLayer, sparse: ResolvedLayer, firstRow: number, perRow: boolean) {
@@ -242,13 +252,12 @@ export class RecallMeter {
       ),
       bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
     };
-    await this.#pipelines.prepare([shader]);
-    const rec = new Recorder(device, this.#pool, this.#pipelines);
-    try {
-      const chunks = divCeil(seqLen, 64);
-      // Binding offsets are multiples of 256 bytes.
-      const partialStride = divCeil(chunks * 16, 256) * 256;
-      const recallStride = divCeil(seqLen * 4, 256) * 256;
+    await untilLost(device, this.#pipelines.prepare([shader]));
+    const chunks = divCeil(seqLen, 64);
+    // Binding offsets are multiples of 256 bytes.
+    const partialStride = divCeil(chunks * 16, 256) * 256;
+    const recallStride = divCeil(seqLen * 4, 256) * 256;
+    const record = (rec: Recorder): { readonly partial: GPUBuffer; readonly recall: GPUBuffer } => {
       const partial = rec.workspace('compared sums', numHeads * partialStride);
       const recall = rec.workspace('row recall', numHeads * recallStride);
       const o = (t: Tensor, head: number) => bindWindow(device, 'o', t, head, head + 1);
@@ -281,24 +290,41 @@ export class RecallMeter {
           flops: seqLen * headDim * 5,
         });
       }
-      const strided = (data: ArrayBuffer, stride: number, used: number): Float32Array => {
-        const out = new Float32Array((numHeads * used) / 4);
-        for (let h = 0; h < numHeads; h++) out.set(new Float32Array(data, h * stride, used / 4), (h * used) / 4);
-        return out;
-      };
-      const sums = strided(await this.#submitAndRead(rec, partial, numHeads * partialStride), partialStride, chunks * 16);
-      const rows = perRow ? strided(await read(device, recall, numHeads * recallStride), recallStride, seqLen * 4) : undefined;
-      return { sums, rows };
+      return { partial, recall };
+    };
+    const [partial, recall] = await this.#recordAndRead(record, (buffers) => [
+      { buffer: buffers.partial, size: numHeads * partialStride },
+      ...(perRow ? [{ buffer: buffers.recall, size: numHeads * recallStride }] : []),
+    ]);
+    const strided = (data: ArrayBuffer, stride: number, used: number): Float32Array => {
+      const out = new Float32Array((numHeads * used) / 4);
+      for (let h = 0; h < numHeads; h++) out.set(new Float32Array(data, h * stride, used / 4), (h * used) / 4);
+      return out;
+    };
+    return {
+      sums: strided(partial as ArrayBuffer, partialStride, chunks * 16),
+      rows: recall && strided(recall, recallStride, seqLen * 4),
+    };
+  }
+
+  /** Runs what `record` records and copies the buffers that `read` names to the CPU. */
+  async #recordAndRead<T>(
+    record: (rec: Recorder) => T,
+    read: (recorded: T) => readonly { readonly buffer: GPUBuffer; readonly size: number }[],
+  ): Promise<ArrayBuffer[]> {
+    const { device } = this.#prefill;
+    const rec = new Recorder(device, this.#pool, this.#pipelines);
+    try {
+      const recorded = await accepted(device, () => record(rec));
+      return await readBuffers(device, read(recorded), (encoder) => encodeSteps(encoder, rec.steps));
+    } catch (error) {
+      // Buffers that failed to be allocated must not be handed out again.
+      rec.releaseAll();
+      this.#pool.trim();
+      throw error;
     } finally {
       rec.releaseAll();
     }
-  }
-
-  async #submitAndRead(rec: Recorder, buffer: GPUBuffer, size: number): Promise<ArrayBuffer> {
-    const encoder = rec.device.createCommandEncoder();
-    encodeSteps(encoder, rec.steps);
-    rec.device.queue.submit([encoder.finish()]);
-    return read(rec.device, buffer, size);
   }
 }
 
@@ -338,17 +364,4 @@ function foldSums(chunks: Float32Array, rows: number): { recall: number; worstRe
     norm += chunks[i + 3] as number;
   }
   return { recall: Math.min(1, recall / rows), worstRecall: worst, error: difference === 0 ? 0 : Math.sqrt(difference / norm) };
-}
-
-async function read(device: GPUDevice, buffer: GPUBuffer, size: number): Promise<ArrayBuffer> {
-  const staging = device.createBuffer({ size, usage: 0x0001 | 0x0008 }); // MAP_READ | COPY_DST
-  try {
-    const encoder = device.createCommandEncoder();
-    encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
-    device.queue.submit([encoder.finish()]);
-    await staging.mapAsync(1);
-    return staging.getMappedRange().slice(0);
-  } finally {
-    staging.destroy();
-  }
 }

@@ -2,6 +2,7 @@ import { checkInteger, checkOneOf, invalidArgument, MinferenceError } from '../e
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
 import type { AShapePattern, BlockSparsePattern, HeadIndex, HeadPattern, VerticalSlashPattern } from '../scheduler/types.js';
+import { resolvePattern } from '../scheduler/validate.js';
 import { allocateDensity } from './allocate.js';
 import { headConfigOf, type PatternConfig } from './config.js';
 import { buildIndices } from './indices.js';
@@ -191,14 +192,15 @@ export async function searchPatterns(
 ): Promise<SearchResult> {
   const search = resolveOptions(source, options);
   const { signal, fingerprint, targetDensity } = search;
-  const resume = options.resume;
-  if (resume && (resume.version !== 1 || resume.fingerprint !== fingerprint)) {
-    throw invalidArgument('resume', resume.fingerprint, `the state of a search of ${fingerprint}`);
-  }
+  const { resume } = options;
+  const candidates = search.space?.length ?? ALLOCATION_CANDIDATES;
+  if (resume !== undefined) checkState(resume, fingerprint, source.layers, candidates);
   const layers: LayerResult[] = [...(resume?.layers ?? [])];
   let partial: (readonly CandidateResult[])[] = [...(resume?.partial ?? [])];
+  // Copies, since the arrays grow.
+  const save = async (): Promise<void> =>
+    options.onState?.({ version: 1, fingerprint, layers: [...layers], partial: [...partial] });
   const meter = new RecallMeter(prefill);
-  const candidates = search.space?.length ?? ALLOCATION_CANDIDATES;
   const total = source.layers * candidates;
   try {
     for (let index = layers.length; index < source.layers; index++) {
@@ -232,12 +234,12 @@ export async function searchPatterns(
               ...(gpuMs === undefined ? {} : { ms: gpuMs / heads.length }),
             })),
           );
-          await options.onState?.({ version: 1, fingerprint, layers, partial });
+          await save();
           options.onProgress?.({ fraction: (index * candidates + candidate + 1) / total, layer: index, candidate });
         }
         layers.push(chooseBest(index, dense, partial, search));
         partial = [];
-        await options.onState?.({ version: 1, fingerprint, layers, partial });
+        await save();
       } finally {
         dense?.destroy();
         release?.();
@@ -291,6 +293,9 @@ interface ResolvedSearch {
 }
 
 function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedSearch {
+  if (typeof source !== 'object' || source === null)
+    throw invalidArgument('source', source, 'an object with name, layers and load');
+  if (typeof source.load !== 'function') throw invalidArgument('source.load', source.load, 'a function');
   const { targetDensity, costTolerance = 0.05, tieTolerance = 0.1, firstRow = 0, signal } = options;
   const allocates = targetDensity !== undefined;
   const { space = allocates ? undefined : SEARCH_SPACE, criterion = allocates ? 'recall' : 'error' } = options;
@@ -302,11 +307,10 @@ function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedS
   checkInteger('source.layers', source.layers, 1, 4096);
   if (space && (!Array.isArray(space) || space.length === 0)) throw invalidArgument('space', space, 'at least one pattern');
   for (const [i, p] of (space ?? []).entries()) {
-    checkOneOf(`space[${i}].kind`, (p as { kind: unknown }).kind, ['a_shape', 'vertical_slash', 'block_sparse']);
+    const { kind } = resolvePattern(`space[${i}]`, p);
+    checkOneOf(`space[${i}].kind`, kind, ['a_shape', 'vertical_slash', 'block_sparse']);
   }
-  if ('density' in target && !(target.density > 0 && target.density <= 1)) {
-    throw invalidArgument('target.density', target.density, 'a number above 0, up to 1');
-  }
+  checkTarget(target);
   checkOneOf('criterion', criterion, ['error', 'recall']);
   for (const [name, x] of [
     ['costTolerance', costTolerance],
@@ -326,6 +330,48 @@ function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedS
     firstRow,
   });
   return { space, target, targetDensity, costTolerance, criterion, tieTolerance, firstRow, signal, fingerprint };
+}
+
+function checkTarget(target: SearchTarget): void {
+  if (typeof target !== 'object' || target === null) {
+    throw invalidArgument('target', target, '{ density } or { initSize, localSize }');
+  }
+  if (!('density' in target)) {
+    checkInteger('target.initSize', target.initSize, 0, 2 ** 26);
+    checkInteger('target.localSize', target.localSize, 1, 2 ** 26);
+  } else if (typeof target.density !== 'number' || !(target.density > 0 && target.density <= 1)) {
+    throw invalidArgument('target.density', target.density, 'a number above 0, up to 1');
+  }
+}
+
+/**
+ * Checks that a state is whole and belongs to this search: it may come from a file.
+ *
+ * @throws {@link MinferenceError} `invalid-argument`.
+ */
+function checkState(state: SearchState, fingerprint: string, layers: number, candidates: number): void {
+  const whole = (results: unknown): boolean =>
+    Array.isArray(results) &&
+    results.every((r: Partial<CandidateResult> | null) =>
+      [r?.cost, r?.density, r?.recall, r?.worstRecall, r?.error].every((x) => typeof x === 'number'),
+    );
+  if (typeof state !== 'object' || state === null || state.version !== 1) {
+    throw invalidArgument('resume', state, 'the state of a search, of version 1');
+  }
+  if (state.fingerprint !== fingerprint) {
+    throw invalidArgument('resume', state.fingerprint, `the state of a search of ${fingerprint}`);
+  }
+  const done =
+    Array.isArray(state.layers) &&
+    state.layers.length <= layers &&
+    state.layers.every(
+      (l: Partial<LayerResult> | null) =>
+        Array.isArray(l?.heads) && l.heads.every((h) => whole(h?.candidates) && h.candidates[h.best] !== undefined),
+    );
+  if (!done) throw invalidArgument('resume.layers', state.layers, `what a search of ${layers} layers found`);
+  if (!Array.isArray(state.partial) || state.partial.length > candidates || !state.partial.every(whole)) {
+    throw invalidArgument('resume.partial', state.partial, `results of at most ${candidates} candidates`);
+  }
 }
 
 /** Rows and keys of a layer, as cost counts need them. */

@@ -1,5 +1,6 @@
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import type { PlannedHead } from './plan.js';
+import { readBuffers } from './submit.js';
 import type { HeadIndex, HeadPattern } from './types.js';
 
 /** Rows and keys of the layer that an index belongs to. */
@@ -12,21 +13,11 @@ export interface IndexShape {
 /** Copies the index buffers of `heads` to the CPU, one readback for all. */
 export async function readIndices(device: GPUDevice, heads: readonly PlannedHead[], shape: IndexShape): Promise<HeadIndex[]> {
   const buffers = [...new Set(heads.flatMap((h) => (h.index ? [h.index.buffer] : [])))];
-  const words = new Map<GPUBuffer, Uint32Array>();
-  const staging = buffers.map((buffer) => device.createBuffer({ size: buffer.size, usage: 0x0001 | 0x0008 })); // MAP_READ | COPY_DST
-  try {
-    const encoder = device.createCommandEncoder();
-    buffers.forEach((buffer, i) => {
-      encoder.copyBufferToBuffer(buffer, 0, staging[i] as GPUBuffer, 0, buffer.size);
-    });
-    device.queue.submit([encoder.finish()]);
-    for (const [i, copy] of staging.entries()) {
-      await copy.mapAsync(1);
-      words.set(buffers[i] as GPUBuffer, new Uint32Array(copy.getMappedRange().slice(0)));
-    }
-  } finally {
-    for (const copy of staging) copy.destroy();
-  }
+  const copies = await readBuffers(
+    device,
+    buffers.map((buffer) => ({ buffer, size: buffer.size })),
+  );
+  const words = new Map(buffers.map((buffer, i) => [buffer, new Uint32Array(copies[i] as ArrayBuffer)]));
   return heads.map(({ pattern, index }) => decodeIndex(pattern, index ? words.get(index.buffer) : undefined, index, shape));
 }
 

@@ -12,7 +12,7 @@ import { storageFormat } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import { indexDensity, readIndices } from './inspect.js';
 import { attentionShaders, type LayerPlan, planLayer } from './plan.js';
-import { batchSteps, encodeSteps, StageTimer, submitBatches, withErrorScopes } from './submit.js';
+import { accepted, batchSteps, encodeSteps, StageTimer, submitBatches, untilLost } from './submit.js';
 import type { AttentionLayer, HeadPattern, PlanReport, RunOptions, RunReport, SparsePrefillOptions } from './types.js';
 import { deviceLost, type ResolvedLayer, resolveLayer } from './validate.js';
 
@@ -51,7 +51,6 @@ export class SparsePrefill {
   readonly #runPool: BufferPool;
   readonly #workspaceLimit: number;
   readonly #dispatchMs: number;
-  readonly #lost: Promise<never>;
   #lostInfo: GPUDeviceLostInfo | undefined;
   #flopsPerMs: number;
 
@@ -75,11 +74,9 @@ export class SparsePrefill {
     this.#workspaceLimit = workspaceLimit;
     this.#dispatchMs = dispatchMs;
     this.#flopsPerMs = this.profile.software ? SOFTWARE_FLOPS_PER_MS : HARDWARE_FLOPS_PER_MS;
-    this.#lost = device.lost.then((info) => {
+    void device.lost.then((info) => {
       this.#lostInfo = info;
-      throw deviceLost(info);
     });
-    this.#lost.catch(() => {}); // Each run() races against it; nobody may be running.
   }
 
   /** Compiles the pipelines that a model needs, ahead of time and off the main thread. */
@@ -97,7 +94,7 @@ export class SparsePrefill {
       ...(kinds.includes('flex_prefill') ? flexPrefillIndexShaders(this.profile, headDim, storage) : []),
       ...(kinds.includes('x_attention') ? xAttentionIndexShaders(this.profile, headDim, storage) : []),
     ]);
-    await Promise.race([compile, this.#lost]);
+    await untilLost(this.device, compile);
   }
 
   /**
@@ -152,12 +149,11 @@ export class SparsePrefill {
         timer,
         signal,
         onProgress,
-        lost: this.#lost,
         onBatch: (flops, ms) => this.#learnSpeed(flops, ms),
       });
       const result: RunReport = { ...report, submits: batches.length };
-      const stages = timer ? await Promise.race([timer.read(), this.#lost]) : undefined;
-      const heads = inspect ? await Promise.race([this.#inspect(plan, resolved), this.#lost]) : undefined;
+      const stages = timer ? await untilLost(this.device, timer.read()) : undefined;
+      const heads = inspect ? await this.#inspect(plan, resolved) : undefined;
       return {
         ...result,
         ...(stages ? { stages, gpuMs: stages.estimate + stages.topk + stages.convert + stages.kernel } : {}),
@@ -197,20 +193,14 @@ export class SparsePrefill {
 
   /** Plans under error scopes, so that a failed allocation rejects instead of surfacing as an uncaptured error. */
   async #planScoped(rec: Recorder, layer: ResolvedLayer, keepIndices: boolean): Promise<LayerPlan> {
-    let plan: LayerPlan | undefined;
-    const error = await Promise.race([
-      withErrorScopes(this.device, () => {
-        plan = this.#plan(rec, layer, keepIndices);
-      }),
-      this.#lost,
-    ]);
-    if (error) {
+    try {
+      return await accepted(this.device, () => this.#plan(rec, layer, keepIndices));
+    } catch (error) {
       // Buffers that failed to be allocated must not be handed out again.
       rec.releaseAll();
       this.#runPool.trim();
       throw error;
     }
-    return plan as LayerPlan;
   }
 
   #report(rec: Recorder, plan: LayerPlan, memory: MemoryReport): PlanReport {

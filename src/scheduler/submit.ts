@@ -1,6 +1,7 @@
 import type { Stage, Step } from '../device/recorder.js';
 import { MinferenceError } from '../errors.js';
 import type { PrefillProgress, StageTimes } from './types.js';
+import { deviceLost } from './validate.js';
 
 const MAX_QUERIES = 4096;
 
@@ -141,6 +142,100 @@ export function withErrorScopes(device: GPUDevice, body: () => void): Promise<Mi
   });
 }
 
+/** Per device, a promise that rejects when it is lost. */
+const lostOf = new WeakMap<GPUDevice, Promise<never>>();
+/** How long a failure waits for the news that the device is lost, which explains it, in milliseconds. */
+const LOST_DELAY = 200;
+
+/** Rejects with a typed error when the device is lost; never resolves. */
+function whenLost(device: GPUDevice): Promise<never> {
+  let lost = lostOf.get(device);
+  if (!lost) {
+    lost = device.lost.then((info) => {
+      throw deviceLost(info);
+    });
+    lost.catch(() => {}); // Nobody may be waiting.
+    lostOf.set(device, lost);
+  }
+  return lost;
+}
+
+/**
+ * Waits for something that the GPU is to do. When the device is lost meanwhile, rejects with `device-lost`, whatever the
+ * runtime does with the pending work: reject it in its own words, or never settle it.
+ */
+export async function untilLost<T>(device: GPUDevice, work: Promise<T>): Promise<T> {
+  const lost = whenLost(device);
+  try {
+    return await Promise.race([work, lost]);
+  } catch (cause) {
+    if (cause instanceof MinferenceError) throw cause;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    try {
+      await Promise.race([
+        lost,
+        new Promise((resolve) => {
+          timer = setTimeout(resolve, LOST_DELAY);
+        }),
+      ]);
+    } finally {
+      clearTimeout(timer);
+    }
+    throw new MinferenceError('gpu', `the GPU failed: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}
+
+/**
+ * Makes GPU calls and gives what they return.
+ *
+ * @throws {@link MinferenceError} `device-lost`, `out-of-memory` or `gpu` when the GPU refuses one.
+ */
+export async function accepted<T>(device: GPUDevice, calls: () => T): Promise<T> {
+  let result: { readonly value: T } | undefined;
+  const error = await untilLost(
+    device,
+    withErrorScopes(device, () => {
+      result = { value: calls() };
+    }),
+  );
+  if (error) throw error;
+  return (result as { readonly value: T }).value;
+}
+
+/**
+ * Copies buffers to the CPU, in one submission.
+ *
+ * @param record - records work before the copies.
+ * @throws {@link MinferenceError} `device-lost`, `out-of-memory` or `gpu`.
+ */
+export async function readBuffers(
+  device: GPUDevice,
+  sources: readonly { readonly buffer: GPUBuffer; readonly size: number }[],
+  record?: (encoder: GPUCommandEncoder) => void,
+): Promise<ArrayBuffer[]> {
+  const staging: GPUBuffer[] = [];
+  if (sources.length === 0) return [];
+  try {
+    await accepted(device, () => {
+      for (const { size } of sources) staging.push(device.createBuffer({ size, usage: 0x0001 | 0x0008 })); // MAP_READ | COPY_DST
+      const encoder = device.createCommandEncoder();
+      record?.(encoder);
+      sources.forEach(({ buffer, size }, i) => {
+        encoder.copyBufferToBuffer(buffer, 0, staging[i] as GPUBuffer, 0, size);
+      });
+      device.queue.submit([encoder.finish()]);
+    });
+    const copies: ArrayBuffer[] = [];
+    for (const buffer of staging) {
+      await untilLost(device, buffer.mapAsync(1)); // READ
+      copies.push(buffer.getMappedRange().slice(0));
+    }
+    return copies;
+  } finally {
+    for (const buffer of staging) buffer.destroy();
+  }
+}
+
 /** What {@link submitBatches} needs. */
 export interface SubmitOptions {
   readonly device: GPUDevice;
@@ -149,15 +244,13 @@ export interface SubmitOptions {
   readonly timer?: StageTimer | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: PrefillProgress) => void) | undefined;
-  /** Rejects when the device is lost. */
-  readonly lost: Promise<never>;
   /** Told how long the GPU took for a batch, in milliseconds. */
   readonly onBatch?: (flops: number, ms: number) => void;
 }
 
 /** Submits batch after batch, two in flight, so that the GPU never idles and an abort takes effect soon. */
 export async function submitBatches(options: SubmitOptions): Promise<void> {
-  const { device, batches, totalFlops, timer, signal, onProgress, lost, onBatch } = options;
+  const { device, batches, totalFlops, timer, signal, onProgress, onBatch } = options;
   let completed = 0;
   let lastDone = performance.now();
   const inFlight: Promise<void>[] = [];
@@ -169,7 +262,7 @@ export async function submitBatches(options: SubmitOptions): Promise<void> {
     });
     const submitted = performance.now();
     const done = device.queue.onSubmittedWorkDone();
-    return Promise.race([lost, Promise.all([done, rejected])]).then(([, error]) => {
+    return untilLost(device, Promise.all([done, rejected])).then(([, error]) => {
       if (error) throw error;
       const now = performance.now();
       onBatch?.(batch.flops, now - Math.max(submitted, lastDone));

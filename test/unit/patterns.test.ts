@@ -1,4 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -7,14 +11,18 @@ import { heatmapSvg } from '../../src/cli/heatmap.js';
 import { MinferenceError } from '../../src/errors.js';
 import { allocateDensity, type DensityChoice } from '../../src/patterns/allocate.js';
 import {
+  adjustPatterns,
   headConfigOf,
+  type LayerPatternOptions,
+  type PatternConfig,
   parsePatternConfig,
   patternsForLayer,
   serializePatternConfig,
   summarizePatternConfig,
 } from '../../src/patterns/config.js';
-import { configForModel, findModel, MODELS } from '../../src/patterns/models.js';
+import { configForModel, findModel, MODELS, type ModelEntry } from '../../src/patterns/models.js';
 import { allocationSpace } from '../../src/patterns/search.js';
+import { resolvePattern } from '../../src/scheduler/validate.js';
 
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
 const published = path('../../../shared/data/minference-configs/');
@@ -41,8 +49,17 @@ function thrown(run: () => unknown): MinferenceError {
   throw new Error('nothing was thrown');
 }
 
+/** Models whose published files the tests may find. */
+const SAMPLES = [
+  'Llama-3.1-8B-Instruct',
+  'Llama-3-8B-Instruct-262k',
+  'Phi-3-mini-128k-instruct',
+  'Qwen2-7B-Instruct',
+  'Qwen2.5-7B-Instruct-1M',
+].map((name) => findModel(name) as ModelEntry);
+
 describe('pattern files', () => {
-  for (const { file, layers, heads, names } of MODELS) {
+  for (const { file, layers, heads, names } of SAMPLES) {
     test.skipIf(!existsSync(published + file))(`${file} is read and written unchanged`, async () => {
       const text = readFileSync(published + file, 'utf8');
       const config = parsePatternConfig(text, file);
@@ -72,7 +89,7 @@ describe('pattern files', () => {
     expect(config.layers.map((l) => l.length)).toEqual(new Array(layers).fill(9));
   });
 
-  test.each([wholeModel, fiveLayers])('%s keeps 97 %% of the attention, by its scores', (file) => {
+  test.each([wholeModel, fiveLayers])('%s keeps 97 percent of the attention, by its scores', (file) => {
     expect(summarizePatternConfig(parsePatternConfig(readFileSync(file, 'utf8'))).meanScore).toBeGreaterThan(0.97);
   });
 
@@ -129,6 +146,71 @@ describe('pattern files', () => {
     expect(thrown(() => patternsForLayer(config, 7)).argument).toBe('layer');
     expect(thrown(() => patternsForLayer(config, 0, { numHeads: 5 })).argument).toBe('numHeads');
     expect(thrown(() => patternsForLayer(config, 0, { budgetRatio: Number.NaN })).argument).toBe('budgetRatio');
+    const bad: [LayerPatternOptions, string][] = [
+      [{ budgetRatio: 0 }, 'budgetRatio'],
+      [{ startingLayer: 0.5 }, 'startingLayer'],
+      [{ vsOnly: 3 as never }, 'vsOnly'],
+      [{ vsOnly: null as never }, 'vsOnly'],
+      [{ vsOnly: { verticalSize: Number.NaN, slashSize: 50 } }, 'vsOnly.verticalSize'],
+      [{ vsOnly: { verticalSize: 50 } as never }, 'vsOnly.slashSize'],
+    ];
+    for (const [options, argument] of bad) {
+      expect(thrown(() => patternsForLayer(config, 0, options)).argument).toBe(argument);
+      expect(thrown(() => adjustPatterns([{ kind: 'dense' }], 0, options)).argument).toBe(argument);
+    }
+  });
+
+  test('fuzzed files either give a config that survives writing and reading, or an error that names the place', () => {
+    const value = fc.oneof(
+      fc.constantFrom<unknown>(
+        ...['vertical_and_slash', 'stream_llm', 'block_sparse', 'dense', '', null, true, {}, [], 1e300, -1],
+      ),
+      fc.double(),
+      fc.nat(),
+    );
+    const head = fc.oneof(
+      { weight: 15, arbitrary: fc.constantFrom<unknown>(VS, STREAM, BLOCKS) },
+      {
+        weight: 1,
+        arbitrary: fc.tuple(fc.constantFrom('vertical_and_slash', 'stream_llm', 'block_sparse'), value, value, value),
+      },
+      { weight: 1, arbitrary: fc.array(value, { maxLength: 5 }) },
+      { weight: 1, arbitrary: value },
+    );
+    const layer = fc.oneof(
+      {
+        weight: 5,
+        arbitrary: fc.array(head, { minLength: 1, maxLength: 4 }).map((heads) => Object.fromEntries(heads.entries())),
+      },
+      { weight: 1, arbitrary: fc.dictionary(fc.constantFrom('0', '1', '01', '-1', 'a', '7', '__proto__'), head) },
+      { weight: 1, arbitrary: value },
+    );
+    let good = 0;
+    let bad = 0;
+    fc.assert(
+      fc.property(fc.array(layer, { maxLength: 3 }), (layers) => {
+        let config: PatternConfig;
+        try {
+          config = parsePatternConfig(layers, 'fuzzed.json');
+        } catch (error) {
+          bad++;
+          expect(error).toBeInstanceOf(MinferenceError);
+          const { code, message } = error as MinferenceError;
+          expect(code).toBe('file');
+          expect(message).toMatch(/^fuzzed\.json: (is|layer \d+)/);
+          return;
+        }
+        good++;
+        expect(parsePatternConfig(serializePatternConfig(config)).layers).toEqual(config.layers);
+        config.layers.forEach((heads, i) => {
+          const patterns = patternsForLayer(config, i, { budgetRatio: 0.3 });
+          expect(patterns.map((p) => resolvePattern('pattern', p))).toEqual(patterns);
+          expect(patterns).toHaveLength(heads.length);
+        });
+      }),
+      { numRuns: 1000 },
+    );
+    expect(Math.min(good, bad)).toBeGreaterThan(50);
   });
 
   test('patterns become file entries again', () => {
@@ -142,6 +224,8 @@ describe('pattern files', () => {
     expect(findModel('llama-3.1-8b-instruct')?.layers).toBe(32);
     expect(findModel('meta-llama/Meta-Llama-3.1-8B-Instruct')).toBe(findModel('LLAMA-3.1-8B-INSTRUCT'));
     expect(findModel('nothing')).toBeUndefined();
+    const names = MODELS.flatMap((m) => m.names.map((n) => n.split('/')[1]?.toLowerCase()));
+    expect(new Set(names).size).toBe(names.length);
     await expect(configForModel('nothing', async () => SMALL)).rejects.toMatchObject({
       code: 'invalid-argument',
       argument: 'model',
@@ -236,6 +320,52 @@ describe('commands', () => {
     const missing = await cli('config', path('./no such file.json'));
     expect(missing.code).toBe(1);
     expect(missing.err).toContain('cannot be read');
+  });
+
+  test('config finds the file of a model by its name, and lists the models', async () => {
+    const own = await cli('config', 'SmolLM2-135M-Instruct', '--json');
+    expect(JSON.parse(own.out)).toMatchObject({
+      file: 'smollm2-135m.json',
+      model: 'HuggingFaceTB/SmolLM2-135M-Instruct',
+      layers: 30,
+      headsPerLayer: 9,
+    });
+    const elsewhere = await cli('config', 'Qwen/Qwen2-7B-Instruct', '--json');
+    expect(elsewhere.code).toBe(1);
+    expect(JSON.parse(elsewhere.out).error).toMatchObject({ code: 'file', argument: 'Qwen/Qwen2-7B-Instruct' });
+    expect(elsewhere.err).toContain('--configs');
+    const list = await cli('config', '--json');
+    const { models } = JSON.parse(list.out) as { readonly models: readonly { readonly file: string; readonly ships: boolean }[] };
+    expect(models.map((m) => m.file)).toEqual(MODELS.map((m) => m.file));
+    expect(models.filter((m) => m.ships).map((m) => m.file)).toEqual(['smollm2-135m.json']);
+    expect((await cli('config')).out).toContain('smollm2-135m.json (ships)');
+    expect((await cli('config', '--configs', '/tmp')).err).toContain('--configs');
+  });
+
+  test('config takes the files of models from a folder or a URL, and refuses the file of another model', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'minference-configs-'));
+    try {
+      const layer = Object.fromEntries(Array.from({ length: 28 }, (_, head) => [head, VS]));
+      const file = findModel('Qwen2-7B-Instruct')?.file as string;
+      writeFileSync(join(folder, file), JSON.stringify(new Array(28).fill(layer)));
+      const found = await cli('config', 'qwen2-7b-instruct', '--configs', folder, '--json');
+      expect(JSON.parse(found.out)).toMatchObject({ model: 'Qwen/Qwen2-7B-Instruct', heads: 784 });
+      const server = createServer((request, response) => {
+        const known = request.url === `/configs/${file}`;
+        response.writeHead(known ? 200 : 404).end(known ? readFileSync(join(folder, file)) : '');
+      });
+      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/configs`;
+      const fetched = await cli('config', 'qwen2-7b-instruct', '--configs', url, '--json');
+      expect(JSON.parse(fetched.out)).toMatchObject({ model: 'Qwen/Qwen2-7B-Instruct', heads: 784 });
+      expect((await cli('config', 'Qwen2.5-7B-Instruct', '--configs', url)).err).toContain('HTTP status 404');
+      await new Promise((resolve) => server.close(resolve));
+      writeFileSync(join(folder, file), JSON.stringify([layer]));
+      expect((await cli('config', 'qwen2-7b-instruct', '--configs', folder)).err).toContain('has 1 layers');
+      expect((await cli('config', 'Qwen2.5-7B-Instruct', '--configs', folder)).err).toContain('cannot be read');
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test('a heat map is drawn of what it is given', () => {
