@@ -4,6 +4,7 @@ import { invalidArgument, MinferenceError } from '../errors.js';
 import { serializePatternConfig } from '../patterns/config.js';
 import {
   type CandidateResult,
+  DEFAULT_TARGET,
   type SearchPattern,
   type SearchState,
   type SearchTarget,
@@ -68,7 +69,7 @@ export const registerSearch: RegisterCommand = (program, action) => {
       )
       .addOption(new Option('--first-row <n>', 'rows before it are not measured').argParser(integer(0, MAX_LENGTH)).default(0))
       .option('--output <file>', "write the choice as MInference's JSON")
-      .option('--report <file>', 'write everything that was measured as JSON')
+      .option('--report <file>', 'write recall, error and time of every candidate and head as JSON')
       .option('--state <file>', 'save what is known after each step, and go on from there'),
   ).action(action<SearchCommandOptions>(run));
 };
@@ -105,6 +106,12 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
       );
       if (options.output !== undefined) await writeWhole(options.output, serializePatternConfig(result.config));
       const json = {
+        version: 1,
+        device: prefill.profile.name,
+        tier: prefill.profile.tier,
+        ...(options.targetDensity === undefined
+          ? { target: target ?? DEFAULT_TARGET }
+          : { targetDensity: options.targetDensity }),
         criterion: options.criterion ?? (options.targetDensity === undefined ? 'error' : 'recall'),
         firstRow: options.firstRow,
         files: options.qkv ?? ['sample'],
@@ -189,7 +196,8 @@ async function readState(path: string): Promise<SearchState | undefined> {
     throw new MinferenceError('file', `${path}: cannot be read`, { argument: path, cause: error });
   }
   try {
-    return JSON.parse(text) as SearchState;
+    // The search checks what it is.
+    return (JSON.parse(text) ?? {}) as SearchState;
   } catch (cause) {
     throw new MinferenceError('file', `${path}: not the state of a search (not JSON)`, { argument: path, cause });
   }

@@ -69,6 +69,9 @@ export type SearchTarget =
   /** What this A-shape costs at the layer's length; MInference's target is 1024 and 4096. */
   | { readonly initSize: number; readonly localSize: number };
 
+/** MInference's target. */
+export const DEFAULT_TARGET = { initSize: 1024, localSize: 4096 } as const satisfies SearchTarget;
+
 /** Options of {@link searchPatterns}. */
 export interface SearchOptions {
   /** Candidates before scaling. Default {@link SEARCH_SPACE}; with `targetDensity`, as they are, {@link allocationSpace}. */
@@ -303,7 +306,7 @@ function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedS
     throw invalidArgument('targetDensity', targetDensity, 'a number above 0, up to 1');
   }
   if (allocates && options.target) throw invalidArgument('target', options.target, 'undefined, with targetDensity');
-  const target = allocates ? { density: 1 } : (options.target ?? { initSize: 1024, localSize: 4096 });
+  const target = allocates ? { density: 1 } : (options.target ?? DEFAULT_TARGET);
   checkInteger('source.layers', source.layers, 1, 4096);
   if (space && (!Array.isArray(space) || space.length === 0)) throw invalidArgument('space', space, 'at least one pattern');
   for (const [i, p] of (space ?? []).entries()) {
