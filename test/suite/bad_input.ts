@@ -1,6 +1,10 @@
+import fc from 'fast-check';
 import { MinferenceError } from '../../src/errors.js';
+import { RecallMeter } from '../../src/patterns/recall.js';
+import { type SearchOptions, type SearchSource, searchPatterns } from '../../src/patterns/search.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
 import type { AttentionLayer } from '../../src/scheduler/types.js';
+import { PATTERN_KINDS } from '../../src/scheduler/validate.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
 import { makeTensor, readTensor } from './tensors.js';
 
@@ -8,6 +12,7 @@ const HEAD_DIM = 64;
 const HEADS = 4;
 const KV_HEADS = 2;
 const ROWS = 70;
+const SPACE = { kind: 'a_shape', initSize: 4, localSize: 16 } as const;
 
 type Change = { readonly name: string; readonly argument: RegExp; readonly apply: (layer: Record<string, unknown>) => unknown };
 
@@ -128,6 +133,20 @@ function changes(ctx: SuiteContext): Change[] {
     pattern({ kind: 'vertical_slash', verticalSize: bad, slashSize: 10 });
     pattern({ kind: 'vertical_slash', verticalSize: 10, slashSize: bad });
     pattern({ kind: 'block_sparse', topK: bad });
+    pattern({ kind: 'tri_shape', initSize: bad, localSize: 10, lastSize: 10 });
+    pattern({ kind: 'tri_shape', initSize: 10, localSize: bad, lastSize: 10 });
+    pattern({ kind: 'tri_shape', initSize: 10, localSize: 10, lastSize: bad });
+    pattern({ kind: 'static_vertical_slash', columns: bad, runs: [] });
+    pattern({ kind: 'static_vertical_slash', columns: [], runs: bad });
+    pattern({ kind: 'static_vertical_slash', columns: [1, bad], runs: [] });
+    pattern({ kind: 'static_vertical_slash', columns: [], runs: [0, 3, bad, 9] });
+    pattern({ kind: 'x_attention', stride: bad, threshold: 0.9 });
+    if (bad !== 0.5) pattern({ kind: 'x_attention', stride: 8, threshold: bad });
+    if (bad !== undefined && bad !== 0.5) {
+      pattern({ kind: 'flex_prefill', gamma: bad });
+      pattern({ kind: 'flex_prefill', tau: bad });
+    }
+    if (bad !== undefined) pattern({ kind: 'flex_prefill', minBudget: bad });
   }
   pattern({ kind: 'a_shape', initSize: 4, localSize: 0 });
   pattern({ kind: 'block_sparse', topK: 0 });
@@ -178,6 +197,32 @@ function validLayer(ctx: SuiteContext): { layer: AttentionLayer; check: () => Pr
   };
 }
 
+/** Anything that a program may pass by mistake. */
+const JUNK = fc.oneof(
+  fc.constantFrom<unknown>(undefined, null, '', 'dense', 'f16', true, {}, [], Number.NaN, Number.POSITIVE_INFINITY, -0, 1n),
+  fc.integer(),
+  fc.double(),
+  fc.string({ maxLength: 8 }),
+  fc.array(fc.integer(), { maxLength: 3 }),
+  fc.object({ maxDepth: 1, maxKeys: 3 }),
+);
+
+/** The error of one call, which must be a typed one that names an argument. */
+async function typedError(what: string, call: () => unknown): Promise<MinferenceError> {
+  let error: unknown;
+  try {
+    await call();
+  } catch (e) {
+    error = e;
+  }
+  assert(
+    error instanceof MinferenceError && (error.code === 'invalid-argument' || error.code === 'limit'),
+    `${what}: ${error === undefined ? 'no error' : String(error)}`,
+  );
+  assert((error.argument ?? '') !== '' && error.message.includes(error.argument ?? '?'), `${what} names it: ${error.message}`);
+  return error;
+}
+
 /** Wrong arguments are refused before anything is submitted, by one kind of error that names them. */
 export const badInputCases: SuiteCase[] = [
   {
@@ -212,6 +257,140 @@ export const badInputCases: SuiteCase[] = [
           );
         }
       }
+      await prefill.run(layer);
+      await check();
+      prefill.destroy();
+    },
+  },
+  {
+    name: 'bad input: several wrong arguments at once, at random, give a typed error, and the device stays usable',
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
+      const { layer, check } = validLayer(ctx);
+      const all = changes(ctx).filter((c) => !c.name.startsWith('layer ='));
+      let cases = 0;
+      await fc.assert(
+        fc.asyncProperty(fc.uniqueArray(fc.nat(all.length - 1), { minLength: 1, maxLength: 4 }), async (chosen) => {
+          const bad = chosen.reduce<unknown>((l, i) => all[i]?.apply(l as Record<string, unknown>), {
+            ...layer,
+          }) as AttentionLayer;
+          const what = chosen.map((i) => all[i]?.name).join(', ');
+          await typedError(what, () => prefill.run(bad));
+          if (++cases % 50 === 0) {
+            await prefill.run(layer);
+            await check();
+          }
+        }),
+        { seed: ctx.seed, numRuns: 250, endOnFailure: true },
+      );
+      prefill.destroy();
+    },
+  },
+  {
+    name: 'bad input: junk anywhere in a layer either gives a typed error or is valid, and the device stays usable',
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
+      const { layer, check } = validLayer(ctx);
+      const fields = fc.constantFrom(
+        ...['q', 'k', 'v', 'o', 'lse', 'numHeads', 'numKvHeads', 'headDim', 'seqLen', 'kvLen', 'queryOffset', 'dtype', 'layout'],
+        ...['scale', 'patterns'],
+      );
+      const nested = fc.oneof(
+        fc.record({ buffer: JUNK, offset: JUNK, headStride: JUNK, rowStride: JUNK }, { requiredKeys: [] }),
+        fc.record(
+          { kind: fc.constantFrom(...PATTERN_KINDS), initSize: JUNK, localSize: JUNK, lastSize: JUNK },
+          { requiredKeys: [] },
+        ),
+        fc.record({ kind: fc.constantFrom(...PATTERN_KINDS), topK: JUNK, columns: JUNK, runs: JUNK }, { requiredKeys: [] }),
+      );
+      let refused = 0;
+      await fc.assert(
+        fc.asyncProperty(fields, fc.oneof(JUNK, nested), async (field, value) => {
+          const changed = { ...layer, [field]: value } as AttentionLayer;
+          const what = `${field} = ${fc.stringify(value)}`;
+          const encoder = ctx.device.createCommandEncoder(); // Never submitted: what is valid may be large.
+          let valid = true;
+          try {
+            prefill.record(encoder, changed);
+          } catch {
+            valid = false;
+          }
+          encoder.finish();
+          if (valid) return;
+          await typedError(what, () => prefill.run(changed));
+          if (++refused % 100 === 0) {
+            await prefill.run(layer);
+            await check();
+          }
+        }),
+        { seed: ctx.seed, numRuns: 400, endOnFailure: true },
+      );
+      assert(refused > 200, `${refused} of 400 were refused`);
+      await prefill.run(layer);
+      await check();
+      prefill.destroy();
+    },
+  },
+  {
+    name: 'bad input: recall and search refuse wrong arguments by name',
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
+      const { layer, check } = validLayer(ctx);
+      const meter = new RecallMeter(prefill);
+      const named = async (what: string, argument: string, call: () => unknown): Promise<void> => {
+        const error = await typedError(what, call);
+        assert(error.argument === argument, `${what} blames ${error.argument}: ${error.message}`);
+      };
+      for (const value of [undefined, null, 3]) {
+        await named(`reference ${String(value)}`, 'layer', () => meter.reference(value as unknown as AttentionLayer));
+      }
+      for (const [field, value] of [
+        ['seqLen', Number.NaN],
+        ['seqLen', 0],
+        ['numHeads', 1.5],
+        ['headDim', '64'],
+        ['dtype', 'f64'],
+        ['scale', Number.NaN],
+      ] as const) {
+        await named(`reference ${field} = ${value}`, field, () =>
+          meter.reference({ ...layer, [field]: value } as AttentionLayer),
+        );
+      }
+      const dense = await meter.reference(layer);
+      for (const value of [-1, ROWS, 0.5, Number.NaN]) {
+        await named(`firstRow ${value}`, 'firstRow', () => meter.measure(dense, layer.patterns, { firstRow: value }));
+      }
+      await named('two patterns', 'patterns', () => meter.measure(dense, [{ kind: 'dense' }, { kind: 'dense' }]));
+      await named('a map of head 4', 'head', () => meter.attentionMap(dense, HEADS));
+      await named('a map of no size', 'size', () => meter.attentionMap(dense, 0, 0));
+      dense.destroy();
+      meter.destroy();
+
+      const source: SearchSource = { name: 'bad input', layers: 1, load: async () => ({ layer }) };
+      const wrong: readonly (readonly [string, object])[] = [
+        ['space', { space: [] }],
+        ['space', { space: 'a_shape' }],
+        ['space[0].kind', { space: [{ kind: 'stripes' }] }],
+        ['space[0].kind', { space: [{ kind: 'dense' }] }],
+        ['space[1].topK', { space: [SPACE, { kind: 'block_sparse', topK: Number.NaN }] }],
+        ['target', { target: 5 }],
+        ['target.density', { target: { density: Number.NaN } }],
+        ['target.density', { target: { density: '0.5' } }],
+        ['target.initSize', { target: {} }],
+        ['target.localSize', { target: { initSize: 4, localSize: 0 } }],
+        ['criterion', { criterion: 'speed' }],
+        ['costTolerance', { costTolerance: -1 }],
+        ['tieTolerance', { tieTolerance: Number.NaN }],
+        ['firstRow', { firstRow: 0.5 }],
+        ['resume', { resume: null }],
+        ['resume', { resume: { version: 1, fingerprint: 'another' } }],
+      ];
+      for (const [argument, options] of wrong) {
+        await named(`search ${describe(options)}`, argument, () => searchPatterns(prefill, source, options as SearchOptions));
+      }
+      await named('no source', 'source', () => searchPatterns(prefill, undefined as unknown as SearchSource));
+      await named('no layers', 'source.layers', () => searchPatterns(prefill, { ...source, layers: 0 }));
+      await named('no load', 'source.load', () => searchPatterns(prefill, { name: 'x', layers: 1 } as unknown as SearchSource));
       await prefill.run(layer);
       await check();
       prefill.destroy();
