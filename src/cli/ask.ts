@@ -11,7 +11,16 @@ import { assetPath } from './assets.js';
 import { integer, withDevice } from './device.js';
 import { formatBytes, formatCount, formatMs, formatPercent, formatTable } from './format.js';
 import { patternsOption, readTextFile } from './generate.js';
-import { addModelOptions, type CliModel, loadWeights, type ModelOptions, memoryOf, withModelFiles } from './model.js';
+import {
+  addModelOptions,
+  type CliModel,
+  loadWeights,
+  type ModelOptions,
+  memoryOf,
+  SHIPPED_MODEL,
+  SHIPPED_PATTERNS,
+  withModelFiles,
+} from './model.js';
 import { PATTERN_SYNTAX } from './patterns.js';
 
 interface AskCommandOptions extends Omit<ModelOptions, 'model'> {
@@ -26,8 +35,6 @@ interface AskCommandOptions extends Omit<ModelOptions, 'model'> {
 const MAX_LENGTH = 2 ** 26;
 /** Tokens of the document unless given: what takes seconds on a GPU, and less than two minutes on a CPU. */
 const DOCUMENT_LENGTH = { software: 8192, hardware: 32_768 };
-const MODEL = 'model/minference-retrieval-3m.gguf';
-const MODEL_PATTERNS = 'model/minference-retrieval-3m.patterns.json';
 const TEXT = 'text/austen-persuasion-ch1-2.txt';
 /** Tokens that an answer may take beyond those of the right one. */
 const SLACK = 8;
@@ -85,8 +92,8 @@ interface Reading {
 }
 
 async function run(context: CliContext, options: AskCommandOptions): Promise<CommandResult> {
-  const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(MODEL, '--model') };
-  const own = (): string => (options.model === undefined ? assetPath(MODEL_PATTERNS, '--patterns') : 'minference');
+  const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(SHIPPED_MODEL, '--model') };
+  const own = (): string => (options.model === undefined ? assetPath(SHIPPED_PATTERNS, '--patterns') : 'minference');
   const patternsOf = await patternsOption(options.patterns ?? own());
   const text = await readTextFile(options.document ?? assetPath(TEXT, '--document'));
   return withModelFiles(context, modelOptions, (model) =>

@@ -12,11 +12,12 @@ import { integer, withDevice } from './device.js';
 import { accuracySvg } from './eval_heatmap.js';
 import { formatCount, formatMs, formatPercent, formatTable } from './format.js';
 import { inTurn, readTextFile } from './generate.js';
-import { addModelOptions, type CliModel, loadWeights, type ModelOptions, withModelFiles } from './model.js';
+import { addModelOptions, loadWeights, type ModelOptions, SHIPPED_MODEL, SHIPPED_PATTERNS, withModelFiles } from './model.js';
 import { type PatternRequest, parsePatterns } from './patterns.js';
 import type { Progress } from './progress.js';
 
-interface EvalCommandOptions extends ModelOptions {
+interface EvalCommandOptions extends Omit<ModelOptions, 'model'> {
+  readonly model?: string;
   readonly task: EvalTask;
   readonly seqLen: readonly number[];
   readonly samples: number;
@@ -36,6 +37,8 @@ interface MethodRequest {
 }
 
 const MAX_LENGTH = 2 ** 26;
+/** Stands for every method. */
+const ALL = 'all';
 /** The text of `perplexity` unless given. */
 const SAMPLE_TEXT = 'text/austen-persuasion-ch1-2.txt';
 
@@ -51,13 +54,15 @@ Prompts have exactly --seq-len tokens; all methods get the same ones, and dense
 attention is always among them. Answers are greedy and must match exactly.
 
 Methods: ${METHODS.slice(0, 5).join(', ')},
-${METHODS.slice(5).join(', ')}. Their budgets grow with the length. minference takes
-its patterns from --config; without it, all heads are vertical-slash. A method
-may also be a pattern with sizes, as --pattern of "minference prefill" takes it:
-a_shape:64,512. All are sparse from the first token on, unless --dense-below
-says otherwise.
+${METHODS.slice(5).join(', ')}; ${ALL} means each of them. Their budgets grow with the
+length. minference takes its patterns from --config; without it, the model that
+ships has those that were searched for it, and in others all heads are
+vertical-slash. A method may also be a pattern with sizes, as --pattern of
+"minference prefill" takes it: a_shape:64,512. All are sparse from the first
+token on, unless --dense-below says otherwise.
 
 Examples:
+  minference eval passkey --seq-len 2048 --methods ${ALL}
   minference eval passkey --model ./folder --seq-len 8192,32768 --heatmap passkey.svg
   minference eval kv --model model.gguf --methods minference,a_shape,flex_prefill
   minference eval perplexity --model model.gguf --text book.txt --seq-len 16384`;
@@ -84,6 +89,7 @@ export const registerEval: RegisterCommand = (program, action) => {
       .option('--raw', 'ask without the chat template')
       .addOption(new Option('--seed <n>', 'of the prompts').argParser(integer(0, 2 ** 32 - 1)).default(1))
       .option('--heatmap <file>', 'draw the share of right answers by depth and length as SVG'),
+    'the small one that ships with this package',
   )
     .addHelpText('after', NOTES)
     .action((task: EvalTask, options: Omit<EvalCommandOptions, 'task'>) => action<EvalCommandOptions>(run)({ ...options, task }));
@@ -99,10 +105,11 @@ const depths = (text: string): number[] => text.split(',').map((part) => integer
 
 /** Methods between commas: those before a digit belong to a pattern's sizes. */
 function methodList(text: string): MethodRequest[] {
-  return text.split(/,(?!\d)/).map((name): MethodRequest => {
-    if (METHODS.includes(name)) return { name };
-    if (name.includes(':')) return { name, turn: parsePatterns(name) };
-    throw new InvalidArgumentError(`Unknown method "${name}". Allowed: ${METHODS.join(', ')}, or a pattern with sizes.`);
+  return text.split(/,(?!\d)/).flatMap((name): MethodRequest[] => {
+    if (name === ALL) return METHODS.map((each) => ({ name: each }));
+    if (METHODS.includes(name)) return [{ name }];
+    if (name.includes(':')) return [{ name, turn: parsePatterns(name) }];
+    throw new InvalidArgumentError(`Unknown method "${name}". Allowed: ${METHODS.join(', ')}, ${ALL}, or a pattern with sizes.`);
   });
 }
 
@@ -111,10 +118,12 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
   if (task === 'perplexity' && options.heatmap !== undefined) {
     throw invalidArgument('--heatmap', options.heatmap, 'a task with answers: perplexity has no depths');
   }
-  const config = options.config === undefined ? undefined : await readConfigFile(options.config);
+  const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(SHIPPED_MODEL, '--model') };
+  const configFile = options.config ?? (options.model === undefined ? assetPath(SHIPPED_PATTERNS, '--config') : undefined);
+  const config = configFile === undefined ? undefined : await readConfigFile(configFile);
   const textFile = options.text ?? (task === 'perplexity' ? assetPath(SAMPLE_TEXT, '--text') : undefined);
   const text = textFile === undefined ? undefined : await readTextFile(textFile);
-  return withModelFiles(context, options, (model) =>
+  return withModelFiles(context, modelOptions, (model) =>
     withDevice(context, options, async (device) => {
       const { tokenizer, loaded } = model;
       const methods = methodsOf(options.methods, config, loaded.config.numHeads);
@@ -133,14 +142,16 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
           ...(text === undefined ? {} : { text }),
           ...(options.denseBelow === undefined ? {} : { denseBelow: options.denseBelow }),
           open: async (contextLength) => {
-            runtime = await loadWeights(context, device, model, options, { contextLength });
+            runtime = await loadWeights(context, device, model, modelOptions, { contextLength });
             progress = context.progress(`eval ${task}`);
             return runtime;
           },
           signal: context.signal,
           onProgress: ({ fraction, detail }) => progress?.update(fraction, detail),
         });
-        return await report(options, model, rows);
+        const { name = modelOptions.model } = loaded.config;
+        const about = { device: runtime?.profile.name, tier: runtime?.profile.tier, model: modelOptions.model, name };
+        return await report(options, about, rows);
       } finally {
         progress?.stop();
         runtime?.destroy();
@@ -161,23 +172,81 @@ function methodsOf(requests: readonly MethodRequest[], config: PatternConfig | u
   }));
 }
 
-async function report(options: EvalCommandOptions, { loaded }: CliModel, rows: readonly EvalRow[]): Promise<CommandResult> {
-  const { task, heatmap } = options;
-  const name = loaded.config.name ?? options.model;
-  if (heatmap !== undefined) await writeFile(heatmap, accuracySvg(rows, `${task}, ${name}`));
+/** What was evaluated, and where. */
+interface About {
+  readonly device: string | undefined;
+  readonly tier: string | undefined;
+  readonly model: string;
+  readonly name: string;
+}
+
+async function report(options: EvalCommandOptions, about: About, rows: readonly EvalRow[]): Promise<CommandResult> {
+  const { task, heatmap, seed, samples } = options;
+  if (heatmap !== undefined) await writeFile(heatmap, accuracySvg(rows, `${task}, ${about.name}`));
   const methods = [...new Set(rows.map((r) => r.method))];
+  const totals = totalsOf(rows, methods);
   const tables =
     task === 'perplexity'
       ? [perplexityTable(rows)]
-      : [...(rows[0]?.depth === null ? [] : [depthTable(rows, methods)]), methodTable(rows, methods)];
+      : [...(rows[0]?.depth === null ? [] : [depthTable(rows, methods)]), totalsTable(totals)];
   return {
     text: [
-      `${task}, ${name}, ${options.samples} ${task === 'perplexity' ? 'windows' : 'prompts per length and depth'}, seed ${options.seed}\n`,
+      `${task}, ${about.name}, ${samples} ${task === 'perplexity' ? 'windows' : 'prompts per length and depth'}, seed ${seed}\n`,
       ...tables,
       ...(heatmap === undefined ? [] : [`${heatmap}: right answers by depth and length\n`]),
     ].join('\n'),
-    json: { model: options.model, name, seed: options.seed, ...(heatmap === undefined ? {} : { heatmap }), rows },
+    json: { ...about, task, seed, ...(heatmap === undefined ? {} : { heatmap }), totals, rows },
   };
+}
+
+/** A method at one length, over all depths. */
+interface Total {
+  readonly method: string;
+  readonly seqLen: number;
+  /** Prompts or windows. */
+  readonly samples: number;
+  readonly accuracy?: number;
+  /** Accuracy less that of dense attention, in percentage points. */
+  readonly points?: number;
+  readonly agreement?: number;
+  readonly perplexity?: number;
+  readonly density: number;
+  readonly prefillMs: number;
+  /** Over dense attention. */
+  readonly speedup: number;
+}
+
+/** Every method against dense, by length. */
+function totalsOf(rows: readonly EvalRow[], methods: readonly string[]): Total[] {
+  return [...new Set(rows.map((r) => r.seqLen))].flatMap((seqLen) => {
+    const of = (method: string) => {
+      const own = rows.filter((r) => r.seqLen === seqLen && r.method === method);
+      // Depths have the same number of samples each.
+      const mean = (value: (r: EvalRow) => number | undefined): number =>
+        own.reduce((sum, r) => sum + (value(r) ?? Number.NaN), 0) / own.length;
+      return { samples: own.reduce((sum, r) => sum + r.samples, 0), mean, perplexity: own[0]?.perplexity };
+    };
+    const dense = of('dense');
+    return methods.map((method): Total => {
+      const { samples, mean, perplexity } = of(method);
+      const accuracy = mean((r) => r.accuracy);
+      const answers = {
+        accuracy,
+        points: 100 * (accuracy - dense.mean((r) => r.accuracy)),
+        agreement: mean((r) => r.agreement),
+      };
+      const prefillMs = mean((r) => r.prefillMs);
+      return {
+        method,
+        seqLen,
+        samples,
+        ...(perplexity === undefined ? answers : { perplexity }),
+        density: mean((r) => r.density),
+        prefillMs,
+        speedup: dense.mean((r) => r.prefillMs) / prefillMs,
+      };
+    });
+  });
 }
 
 /** Right answers of each method by length and depth. */
@@ -199,28 +268,22 @@ function depthTable(rows: readonly EvalRow[], methods: readonly string[]): strin
   );
 }
 
-/** Every method against dense, by length. */
-function methodTable(rows: readonly EvalRow[], methods: readonly string[]): string {
-  const lines = [...new Set(rows.map((r) => r.seqLen))].flatMap((seqLen) => {
-    const of = (method: string): readonly EvalRow[] => rows.filter((r) => r.seqLen === seqLen && r.method === method);
-    const mean = (list: readonly EvalRow[], value: (r: EvalRow) => number): number =>
-      list.reduce((sum, r) => sum + value(r), 0) / list.length;
-    const denseMs = mean(of('dense'), (r) => r.prefillMs);
-    return methods.map((method) => {
-      const own = of(method);
-      const ms = mean(own, (r) => r.prefillMs);
-      return [
-        formatCount(seqLen),
-        method,
-        formatPercent(mean(own, (r) => r.accuracy ?? 0)),
-        formatPercent(mean(own, (r) => r.agreement ?? 0)),
-        formatPercent(mean(own, (r) => r.density)),
-        formatMs(ms),
-        `${(denseMs / ms).toFixed(2)}x`,
-      ];
-    });
-  });
-  return formatTable([['tokens', 'method', 'right', 'as dense', 'density', 'prefill', 'speed-up'], ...lines], [0, 2, 3, 4, 5, 6]);
+function totalsTable(totals: readonly Total[]): string {
+  return formatTable(
+    [
+      ['tokens', 'method', 'right', 'as dense', 'density', 'prefill', 'speed-up'],
+      ...totals.map((t) => [
+        formatCount(t.seqLen),
+        t.method,
+        formatPercent(t.accuracy ?? 0),
+        formatPercent(t.agreement ?? 0),
+        formatPercent(t.density),
+        formatMs(t.prefillMs),
+        `${t.speedup.toFixed(2)}x`,
+      ]),
+    ],
+    [0, 2, 3, 4, 5, 6],
+  );
 }
 
 function perplexityTable(rows: readonly EvalRow[]): string {

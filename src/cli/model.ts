@@ -9,6 +9,10 @@ import { addDeviceOptions, type DeviceOptions, integer } from './device.js';
 import { formatBytes, formatPercent } from './format.js';
 import type { Progress } from './progress.js';
 
+/** The model that ships with the package, and the patterns that were searched for it: names for `assetPath`. */
+export const SHIPPED_MODEL = 'model/minference-retrieval-3m.gguf';
+export const SHIPPED_PATTERNS = 'model/minference-retrieval-3m.patterns.json';
+
 /** Options of every command that runs a whole model. */
 export interface ModelOptions extends DeviceOptions {
   readonly model: string;

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Float16Array } from '@petamoriken/float16';
 import { afterAll, describe, expect, test } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
+import { METHODS } from '../../src/eval/methods.js';
 import { relativeError } from '../../src/reference/oracle.js';
 import { TEMPLATE, tinyModel } from './eval_make.js';
 
@@ -142,10 +143,35 @@ describe('eval', () => {
     expect(stdout).toMatch(/tokens\s+method\s+right\s+as dense\s+density\s+prefill\s+speed-up\n/);
   });
 
+  test('the model that ships is the default, and finds a pass key with the patterns that were searched for it', async () => {
+    const { name, tier, device, totals } = await json('eval', 'passkey', '--seq-len', '300', '--samples', '1', '--depths', '50');
+    expect(name).toBe('minference-retrieval-3m');
+    expect([typeof tier, typeof device]).toEqual(['string', 'string']);
+    const [dense, minference] = totals;
+    expect(dense).toMatchObject({ method: 'dense', samples: 1, accuracy: 1, points: 0, agreement: 1, density: 1, speedup: 1 });
+    expect(minference).toMatchObject({ method: 'minference', samples: 1, accuracy: 1, points: 0, agreement: 1 });
+    // Something was left out.
+    expect(minference.density).toBeLessThan(0.95);
+  });
+
+  test('all methods can be asked for at once; totals are over all depths', async () => {
+    const { rows, totals } = await json('eval', 'needle', ...common, '--seq-len', '700', '--methods', 'all');
+    expect(totals.map((t: { method: string }) => t.method)).toEqual(METHODS);
+    for (const total of totals) {
+      const own = rows.filter((r: { method: string }) => r.method === total.method);
+      expect(own).toHaveLength(2);
+      expect(total.samples).toBe(2);
+      expect(total.density).toBeCloseTo(own[0].density, 9);
+      expect(total.prefillMs).toBeCloseTo((own[0].prefillMs + own[1].prefillMs) / 2, 6);
+      expect(total.speedup).toBeCloseTo(totals[0].prefillMs / total.prefillMs, 9);
+    }
+  });
+
   test('perplexity of what sees everything is that of dense attention; a narrow window differs', async () => {
     const args = ['eval', 'perplexity', '--model', 'plain', '--seq-len', '300', '--samples', '2'];
-    const { rows } = await json(...args, '--methods', 'a_shape:1,4000,a_shape:1,2');
+    const { rows, totals } = await json(...args, '--methods', 'a_shape:1,4000,a_shape:1,2');
     const [dense, all, narrow] = rows.map((r: { perplexity: number }) => r.perplexity);
+    expect(totals.map((r: { perplexity: number }) => r.perplexity)).toEqual([dense, all, narrow]);
     expect(dense).toBeGreaterThan(100);
     expect(Math.abs(all / dense - 1)).toBeLessThan(1e-3);
     expect(Math.abs(narrow / dense - 1)).toBeGreaterThan(1e-3);
@@ -153,7 +179,7 @@ describe('eval', () => {
 
   test.each<[string[], number, string]>([
     [['sing', '--model', 'chat'], 2, 'Allowed: passkey, needle, kv, variables, perplexity.'],
-    [['passkey'], 2, '--model'],
+    [['passkey', '--model', '/nowhere/model.gguf'], 1, '/nowhere/model.gguf: cannot be opened'],
     [['passkey', '--model', 'chat', '--seq-len', '100'], 1, 'seqLen is 100; allowed: at least'],
     [['passkey', '--model', 'chat', '--seq-len', '4k'], 2, '--seq-len'],
     [['passkey', '--model', 'chat', '--depths', '110'], 2, 'from 0 to 100'],
