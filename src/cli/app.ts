@@ -107,9 +107,13 @@ export async function runCli(
     .showHelpAfterError('(--help lists the options)');
   for (const register of COMMANDS) register(program, action);
   let usage = '';
+  let help = '';
   for (const command of [program, ...program.commands]) {
     command.exitOverride().configureOutput({
-      writeOut: (text) => (json ? io.stderr(text) : io.stdout(text)),
+      writeOut: (text) => {
+        if (json) help += text;
+        else io.stdout(text);
+      },
       writeErr: (text) => {
         usage += text;
       },
@@ -122,7 +126,10 @@ export async function runCli(
   } catch (error) {
     if (signal.aborted) return fail(EXIT_INTERRUPTED, { code: 'aborted', message: 'interrupted' });
     if (error instanceof CommanderError) {
-      if (error.exitCode === 0) return 0;
+      if (error.exitCode === 0) {
+        if (json) io.stdout(jsonText({ help }));
+        return 0;
+      }
       if (error.code === 'commander.help') {
         if (json) return fail(EXIT_USAGE, { code: 'usage', message: 'no command given' });
         io.stderr(usage);

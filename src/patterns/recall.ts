@@ -3,10 +3,11 @@ import attentionMapShader from '../../shaders/patterns/attention_map.wgsl?raw';
 import compareShader from '../../shaders/patterns/compare.wgsl?raw';
 import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
 import { BufferPool } from '../device/pool.js';
+import type { DeviceProfile } from '../device/profile.js';
 import { Recorder } from '../device/recorder.js';
 import { checkInteger, checkOneOf, invalidArgument, limitExceeded } from '../errors.js';
 import { dispatchFlops, divCeil, f32Bits, stagedDimensions, uniform } from '../index/layer.js';
-import { prelude, storageFormat, storageLibrary } from '../kernels/shader_text.js';
+import { prelude, type StorageFormat, storageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { BYTES, bindWindow, type Tensor } from '../kernels/tensor.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
 import { accepted, encodeSteps, readBuffers, untilLost } from '../scheduler/submit.js';
@@ -75,6 +76,33 @@ export interface DenseReference {
 
 const STORAGE = 0x80;
 const COPY_SRC = 0x04;
+
+/** The shaders of {@link RecallMeter}: the comparison of two outputs, and the picture of a head. */
+export function recallShaders(
+  profile: DeviceProfile,
+  headDim: number,
+  storage: StorageFormat,
+): { readonly compare: ShaderSpec; readonly map: ShaderSpec } {
+  const f16 = storage === 'f16';
+  const staged = stagedDimensions(profile);
+  return {
+    compare: {
+      label: `compare D=${headDim} ${storage}`,
+      code: [prelude({ f16, constants: { HEAD_DIM: headDim } }), storageLibrary(storage), compareShader].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
+    },
+    map: {
+      label: `attention map D=${headDim} ${storage} d${staged}`,
+      code: [
+        prelude({ f16, constants: { HEAD_DIM: headDim, D_CHUNK: staged } }),
+        storageLibrary(storage),
+        scoreTile,
+        attentionMapShader,
+      ].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'read', 'write'],
+    },
+  };
+}
 
 /**
  * Measures how much of the dense attention a pattern keeps, on the GPU and exactly: both the dense and the
@@ -166,18 +194,7 @@ export class RecallMeter {
     const q = bindWindow(device, 'q', layer.q, head, head + 1);
     const k = bindWindow(device, 'k', layer.k, kvHead, kvHead + 1);
     const lse = lseWindow(layer, head);
-    const storage = storageFormat(profile, layer.q.dtype);
-    const staged = stagedDimensions(profile);
-    const shader: ShaderSpec = {
-      label: `attention map D=${layer.headDim} ${storage} d${staged}`,
-      code: [
-        prelude({ f16: storage === 'f16', constants: { HEAD_DIM: layer.headDim, D_CHUNK: staged } }),
-        storageLibrary(storage),
-        scoreTile,
-        attentionMapShader,
-      ].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'read', 'write'],
-    };
+    const { map: shader } = recallShaders(profile, layer.headDim, storageFormat(profile, layer.q.dtype));
     await untilLost(device, this.#pipelines.prepare([shader]));
     const record = (rec: Recorder): GPUBuffer => {
       const map = rec.workspace('attention map', rows * keys * 4);
@@ -244,14 +261,7 @@ export class RecallMeter {
   async #compare(dense: ResolvedLayer, sparse: ResolvedLayer, firstRow: number, perRow: boolean) {
     const { device, profile } = this.#prefill;
     const { numHeads, seqLen, headDim } = dense;
-    const storage = storageFormat(profile, dense.q.dtype);
-    const shader: ShaderSpec = {
-      label: `compare D=${headDim} ${storage}`,
-      code: [prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }), storageLibrary(storage), compareShader].join(
-        '\n',
-      ),
-      bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
-    };
+    const { compare: shader } = recallShaders(profile, headDim, storageFormat(profile, dense.q.dtype));
     await untilLost(device, this.#pipelines.prepare([shader]));
     const chunks = divCeil(seqLen, 64);
     // Binding offsets are multiples of 256 bytes.

@@ -4,8 +4,10 @@ import { availableTiers, profileDevice } from '../../src/device/profile.js';
 import { blockSparseIndexShaders } from '../../src/index/block_sparse.js';
 import { flexPrefillIndexShaders } from '../../src/index/flex_prefill.js';
 import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
+import { xAttentionIndexShaders } from '../../src/index/x_attention.js';
 import { attentionShader, candidateTilings, HEAD_DIMS } from '../../src/kernels/attention.js';
 import { storageFormat } from '../../src/kernels/shader_text.js';
+import { recallShaders } from '../../src/patterns/recall.js';
 
 test('every shader variant compiles without a message', async () => {
   const device = await openNodeDevice({ backend: 'null' });
@@ -33,6 +35,8 @@ test('every shader variant compiles without a message', async () => {
               ...verticalSlashIndexShaders(profile, headDim, storage),
               ...blockSparseIndexShaders(profile, headDim, storage),
               ...flexPrefillIndexShaders(profile, headDim, storage),
+              ...xAttentionIndexShaders(profile, headDim, storage),
+              ...Object.values(recallShaders(profile, headDim, storage)),
             ];
             for (const { label, code } of specs) {
               const info = await device.createShaderModule({ label, code }).getCompilationInfo();

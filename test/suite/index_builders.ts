@@ -309,6 +309,30 @@ const topKCases: SuiteCase[] = [
   },
 ];
 
+topKCases.push({
+  name: 'top-k: 16,384 of a million, scores all different and nearly all equal',
+  async run(ctx) {
+    const random = randomOf(ctx, 'top-k of a million');
+    const count = 2 ** 20;
+    const scores = new Float32Array(2 * count);
+    for (let i = 0; i < count; i++) {
+      scores[i] = random.uniform();
+      scores[count + i] = random.uniform() < 0.01 ? 2 : 1;
+    }
+    const k = 16_384;
+    const lists = [0, 1].map((n): TopKList => ({ start: n * count, count, k, output: n * k }));
+    const rec = poisonedRecorder(ctx);
+    const out = rec.workspace('output', 2 * k * 4);
+    recordTopK(rec, { scores: uploadWords(ctx.device, new Uint32Array(scores.buffer)), lists, output: out });
+    submit(rec);
+    const words = new Uint32Array(await readBuffer(ctx.device, out, 2 * k * 4));
+    rec.pool.destroy();
+    for (const n of [0, 1]) {
+      same([...words.subarray(n * k, (n + 1) * k)], topK(scores.subarray(n * count, (n + 1) * count), k), `list ${n}`);
+    }
+  },
+});
+
 const verticalSlashCases: SuiteCase[] = [
   {
     name: 'vertical-slash index: known answer',

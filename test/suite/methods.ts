@@ -378,6 +378,32 @@ export const methodCases: SuiteCase[] = [
       checkRun(ctx, input, run, [visibleBy(input, index)]);
     },
   },
+  {
+    name: 'methods: XAttention, known answer',
+    run: async (ctx) => {
+      // Every query asks for the keys of one block: its head keeps block 0, the diagonal and that block.
+      const shape = { heads: 2, kvHeads: 2, queries: 256, keys: 256, headDim: 64 };
+      const size = 2 * 256 * 64;
+      const [q, k, v] = [new Float32Array(size), new Float32Array(size), new Float32Array(size).fill(1)];
+      for (let head = 0; head < 2; head++) {
+        for (let i = 0; i < 256; i++) {
+          q[(head * 256 + i) * 64 + 9] = 8;
+          k[(head * 256 + i) * 64 + 9] = Math.floor(i / 64) === 1 + head ? 20 : 0;
+        }
+      }
+      const run = await runLayer(ctx, { ...shape, q, k, v }, { kind: 'x_attention', stride: 16, threshold: 0.9 });
+      const kept = run.report.heads?.map(({ index }) => (index.kind === 'block_sparse' ? index.blocks.map((b) => b.join()) : []));
+      const expected = [
+        ['0', '0,1', '0,1,2', '0,1,3'],
+        ['0', '0,1', '0,2', '0,2,3'],
+      ];
+      assert(JSON.stringify(kept) === JSON.stringify(expected), `kept ${JSON.stringify(kept)}`);
+      assert(
+        run.o.every((x) => Math.abs(x - 1) < 1e-3),
+        'rows of ones average to one',
+      );
+    },
+  },
   ...[
     ...SHAPES,
     { note: 'fewer rows than the estimate looks at', heads: 4, kvHeads: 2, queries: 20, keys: 300, headDim: 64 },
