@@ -1,11 +1,19 @@
 import type { AttentionMap } from '../patterns/recall.js';
+import { encodePng, type Pixels } from './png.js';
 
 const SIZE = 768;
 const MARGIN = 40;
 /** Attention of a key relative to an even spread over the row: below is white, from `HOTTEST` on it is darkest. */
 const HOTTEST = 1000;
 
-/** What {@link heatmapSvg} draws. */
+const HEAT = [0xb0, 0x00, 0x00] as const;
+const KEPT = [0x1f, 0x6f, 0xd0] as const;
+/** Steps of the attention's opacity, and of the index's. */
+const HEAT_LEVELS = 10;
+const KEPT_LEVELS = 4;
+const KEPT_OPACITY = 0.08;
+
+/** What {@link heatmapSvg} and {@link heatmapPng} draw. */
 export interface Heatmap {
   readonly map: AttentionMap;
   /** Share of each cell's pairs that the index keeps, in the grid of `map`. */
@@ -31,16 +39,16 @@ export function heatmapSvg({ map, coverage, title, subtitle }: Heatmap): string 
         row,
         (at) => heatLevel(map.values[at] ?? 0, map),
         side,
-        (level) => `fill="#b00000" fill-opacity="${level / 10}"`,
+        (level) => `fill="${hex(HEAT)}" fill-opacity="${level / HEAT_LEVELS}"`,
       ),
     );
     kept.push(
       ...runs(
         map,
         row,
-        (at) => Math.ceil(4 * (coverage[at] ?? 0)),
+        (at) => keptLevel(coverage[at] ?? 0),
         side,
-        (level) => `fill-opacity="${(0.08 * level).toFixed(2)}"`,
+        (level) => `fill-opacity="${(KEPT_OPACITY * level).toFixed(2)}"`,
       ),
     );
   }
@@ -52,7 +60,7 @@ export function heatmapSvg({ map, coverage, title, subtitle }: Heatmap): string 
     `<text x="${MARGIN}" y="34" font-size="12" fill="#555555">${escapeXml(subtitle)}</text>`,
     `<g transform="translate(${MARGIN} ${MARGIN})">`,
     `<rect width="${width}" height="${height}" fill="none" stroke="#888888"/>`,
-    `<g fill="#1f6fd0">${kept.join('')}</g>`,
+    `<g fill="${hex(KEPT)}">${kept.join('')}</g>`,
     `<g>${heat.join('')}</g>`,
     `<text x="0" y="${height + 16}" font-size="12" fill="#555555">${escapeXml(legend)}</text>`,
     `<text x="${width}" y="${height + 16}" font-size="12" text-anchor="end">keys</text>`,
@@ -62,12 +70,44 @@ export function heatmapSvg({ map, coverage, title, subtitle }: Heatmap): string 
   ].join('\n');
 }
 
+/** The same picture as a PNG, without margins and with the texts as its title and description. */
+export function heatmapPng({ title, subtitle, ...drawn }: Heatmap): Uint8Array {
+  return encodePng(heatmapPixels(drawn), { Title: title, Description: subtitle });
+}
+
+/** The pixels of {@link heatmapPng}: each cell a square. */
+export function heatmapPixels({ map, coverage }: Pick<Heatmap, 'map' | 'coverage'>): Pixels {
+  const side = Math.max(1, Math.floor(SIZE / Math.max(map.rows, map.keys)));
+  const width = map.keys * side;
+  const height = map.rows * side;
+  const rgb = new Uint8Array(3 * width * height);
+  for (let y = 0; y < height; y++) {
+    const row = Math.floor(y / side) * map.keys;
+    for (let x = 0; x < width; x++) {
+      const at = row + Math.floor(x / side);
+      const kept = KEPT_OPACITY * keptLevel(coverage[at] ?? 0);
+      const heat = heatLevel(map.values[at] ?? 0, map) / HEAT_LEVELS;
+      for (let c = 0; c < 3; c++) {
+        const paper = 255 + kept * ((KEPT[c] as number) - 255);
+        rgb[3 * (y * width + x) + c] = Math.round(paper + heat * ((HEAT[c] as number) - paper));
+      }
+    }
+  }
+  return { width, height, rgb };
+}
+
+const hex = (color: readonly number[]): string => `#${color.map((c) => c.toString(16).padStart(2, '0')).join('')}`;
+
+/** Level 0 to 4 of how much of a cell the index keeps. */
+const keptLevel = (share: number): number => Math.ceil(KEPT_LEVELS * share);
+
 /** Level 0 to 10 of a cell's attention. */
 function heatLevel(value: number, map: AttentionMap): number {
   const even = 1 / map.keys;
   const ratio = value / even;
   if (!(ratio > 1 / HOTTEST)) return 0;
-  return Math.max(0, Math.min(10, Math.round((10 * Math.log(ratio * HOTTEST)) / Math.log(HOTTEST * map.keys))));
+  const level = (HEAT_LEVELS * Math.log(ratio * HOTTEST)) / Math.log(HOTTEST * map.keys);
+  return Math.max(0, Math.min(HEAT_LEVELS, Math.round(level)));
 }
 
 /** Rectangles of one row of cells; neighbours of one level share a rectangle. */

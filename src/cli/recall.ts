@@ -7,7 +7,7 @@ import { SparsePrefill } from '../scheduler/prefill.js';
 import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { addDeviceOptions, type DeviceOptions, integer, withDevice } from './device.js';
 import { formatCount, formatError, formatPercent, formatTable } from './format.js';
-import { heatmapSvg } from './heatmap.js';
+import { type Heatmap, heatmapPng, heatmapSvg } from './heatmap.js';
 import { type InputOptions, openInput } from './input.js';
 import {
   addPatternOptions,
@@ -37,7 +37,7 @@ export const registerRecall: RegisterCommand = (program, action) => {
       .addOption(new Option('--seq-len <n>', 'cuts the file').argParser(integer(1, MAX_LENGTH)))
       .addOption(new Option('--dtype <type>', 'element type on the GPU').choices(['f16', 'f32']))
       .addOption(new Option('--first-row <n>', 'rows before it are not counted').argParser(integer(0, MAX_LENGTH)).default(0))
-      .option('--heatmap <file>', 'draw the attention of --head and its index as SVG')
+      .option('--heatmap <file>', 'draw the attention of --head and its index: a .png, else SVG')
       .addOption(new Option('--head <n>', 'head to draw').argParser(integer(0, 4095)).default(0)),
   )
     .addHelpText('after', `\n${PATTERN_SYNTAX}\n`)
@@ -75,7 +75,8 @@ async function run(context: CliContext, options: RecallCommandOptions): Promise<
         const coverage = indexCoverage(drawn.pattern, drawn.index, { seqLen, kvLen: seqLen, queryOffset: 0 }, map);
         const title = `${input.name}, head ${options.head}, ${formatCount(seqLen)} tokens`;
         const subtitle = `${patternText(drawn.pattern)}: keeps ${formatPercent(drawn.recall)} of the attention with ${formatPercent(drawn.density)} of the pairs`;
-        await writeFile(options.heatmap, heatmapSvg({ map, coverage, title, subtitle }));
+        const picture: Heatmap = { map, coverage, title, subtitle };
+        await writeFile(options.heatmap, options.heatmap.endsWith('.png') ? heatmapPng(picture) : heatmapSvg(picture));
       }
       const mean = (of: (h: HeadQuality) => number): number => heads.reduce((sum, h) => sum + of(h), 0) / heads.length;
       const table = formatTable(

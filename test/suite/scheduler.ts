@@ -1,5 +1,8 @@
+import fc from 'fast-check';
 import { MinferenceError } from '../../src/errors.js';
 import type { DType, Tensor } from '../../src/kernels/tensor.js';
+import { staticVerticalSlash } from '../../src/patterns/static.js';
+import { keysOfTriShape } from '../../src/reference/methods.js';
 import {
   type AttentionInput,
   attentionRows,
@@ -74,6 +77,7 @@ function makeLayer(
 function visibilityOf(input: AttentionInput, report: HeadReport): Visibility {
   const { pattern, index } = report;
   if (pattern.kind === 'a_shape') return keysOfAShape(input, pattern.initSize, pattern.localSize);
+  if (pattern.kind === 'tri_shape') return keysOfTriShape(input, pattern.initSize, pattern.localSize, pattern.lastSize);
   if (index.kind === 'vertical_slash') {
     const slashes: number[] = [];
     for (let i = 0; i < index.runs.length; i += 2) {
@@ -226,6 +230,53 @@ export const schedulerCases: SuiteCase[] = [
       );
       whole.destroy();
       cut.destroy();
+    },
+  },
+  {
+    name: 'scheduler: layers of random shape, layout and patterns agree with the oracle',
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
+      const size = (max: number, min = 0): fc.Arbitrary<number> => fc.integer({ min, max });
+      const share = fc.constantFrom(0.3, 0.6, 0.9, 1);
+      const pattern: fc.Arbitrary<HeadPattern> = fc.oneof(
+        fc.record({ kind: fc.constant('dense' as const) }),
+        fc.record({ kind: fc.constant('a_shape' as const), initSize: size(90), localSize: size(150, 1) }),
+        fc.record({ kind: fc.constant('tri_shape' as const), initSize: size(90), localSize: size(150, 1), lastSize: size(250) }),
+        fc.record({ kind: fc.constant('vertical_slash' as const), verticalSize: size(300), slashSize: size(300) }),
+        fc.record({ kind: fc.constant('block_sparse' as const), topK: size(6, 1) }),
+        fc.record({
+          kind: fc.constant('x_attention' as const),
+          stride: fc.constantFrom(8 as const, 16 as const),
+          threshold: share,
+        }),
+        fc.record({
+          kind: fc.constant('flex_prefill' as const),
+          gamma: share,
+          tau: fc.constantFrom(0, 0.1, 1),
+          minBudget: size(150),
+        }),
+        fc
+          .tuple(fc.array(size(300), { maxLength: 9 }), fc.array(size(300), { maxLength: 5 }))
+          .map(([columns, slashes]) => staticVerticalSlash(columns, slashes)),
+      );
+      const layers = fc
+        .record({ kvHeads: size(2, 1), group: size(3, 1), queries: size(200, 1), before: size(130), nhd: fc.boolean() })
+        .chain((shape) =>
+          fc.record({
+            shape: fc.constant(shape),
+            patterns: fc.array(pattern, { minLength: shape.kvHeads * shape.group, maxLength: shape.kvHeads * shape.group }),
+          }),
+        );
+      await fc.assert(
+        fc.asyncProperty(layers, async ({ shape: { kvHeads, group, queries, before, nhd }, patterns }) => {
+          const shape = { heads: kvHeads * group, kvHeads, queries, keys: queries + before, headDim: 64 };
+          const test = makeLayer(ctx, shape, patterns, undefined, nhd ? { order: 'nhd', offset: 4, padding: 8 } : PLAIN);
+          await checkAgainstOracle(ctx, test, await prefill.run(test.layer, { inspect: true }));
+        }),
+        { seed: ctx.seed, numRuns: 12, endOnFailure: true },
+      );
+      assert(prefill.memory().run.usedBytes === 0, 'all workspace went back to the pool');
+      prefill.destroy();
     },
   },
   {

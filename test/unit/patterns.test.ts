@@ -4,10 +4,11 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { crc32, inflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
-import { heatmapSvg } from '../../src/cli/heatmap.js';
+import { heatmapPixels, heatmapPng, heatmapSvg } from '../../src/cli/heatmap.js';
 import { MinferenceError } from '../../src/errors.js';
 import { allocateDensity, type DensityChoice } from '../../src/patterns/allocate.js';
 import {
@@ -374,5 +375,36 @@ describe('commands', () => {
     expect(svg).toContain('a &#60;b&#62; &#38; c');
     expect(svg.match(/<rect x="[^/]*fill="#b00000"/g)).toHaveLength(3);
     expect(svg.match(/<rect x="[^/]*y="[^/]*fill-opacity="0\.\d+"\/>/g)?.length).toBeGreaterThanOrEqual(3);
+  });
+
+  test('as a PNG it has the same cells, and its texts', () => {
+    const map = { head: 1, cell: 8, rows: 2, keys: 2, values: Float32Array.of(1, 0, 0.75, 0.25) };
+    const picture = { map, coverage: Float32Array.of(1, 0, 0.5, 0), title: 'a head', subtitle: 'keeps 97 %, µ' };
+    const { width, height, rgb } = heatmapPixels(picture);
+    expect([width, height]).toEqual([768, 768]);
+    const pixel = (x: number, y: number): number[] => [...rgb.subarray(3 * (y * width + x), 3 * (y * width + x) + 3)];
+    expect(pixel(10, 10)).toEqual([0xb0, 0, 0]);
+    expect(pixel(383, 383)).toEqual(pixel(10, 10));
+    expect(pixel(384, 10)).toEqual([255, 255, 255]);
+    expect(pixel(384, 384)[0]).toBeGreaterThan(0xb0);
+    expect(pixel(10, 384)[2]).toBeLessThan(60);
+
+    const png = heatmapPng(picture);
+    const view = new DataView(png.buffer, png.byteOffset, png.byteLength);
+    expect([...png.subarray(0, 8)]).toEqual([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+    const chunks = new Map<string, Buffer>();
+    for (let at = 8; at < png.length; ) {
+      const end = at + 8 + view.getUint32(at);
+      expect(view.getUint32(end)).toBe(crc32(png.subarray(at + 4, end)));
+      const type = Buffer.from(png.subarray(at + 4, at + 8)).toString();
+      chunks.set(chunks.has(type) ? `${type} 2` : type, Buffer.from(png.subarray(at + 8, end)));
+      at = end + 4;
+    }
+    expect([...chunks.keys()]).toEqual(['IHDR', 'iTXt', 'iTXt 2', 'IDAT', 'IEND']);
+    expect(chunks.get('iTXt')?.toString()).toBe('Title\0\0\0\0\0a head');
+    expect(chunks.get('iTXt 2')?.toString()).toBe('Description\0\0\0\0\0keeps 97 %, µ');
+    const rows = inflateSync(chunks.get('IDAT') as Buffer);
+    expect(rows).toHaveLength(768 * (1 + 3 * 768));
+    expect([...rows.subarray(0, 4)]).toEqual([0, 0xb0, 0, 0]);
   });
 });
