@@ -29,7 +29,7 @@ export interface ModelOptions extends DeviceOptions {
 export function addModelOptions(command: Command, fallback?: string): Command {
   const model = new Option(
     '--model <model>',
-    `GGUF file, folder with config.json and safetensors, URL of either, or hub id (owner/name, owner/name/file.gguf)${
+    `GGUF file, folder with config.json and safetensors, URL of either, or hub id (owner/name, owner/name/file.gguf; HF_TOKEN and HF_ENDPOINT count)${
       fallback === undefined ? '' : `; default: ${fallback}`
     }`,
   );
@@ -64,8 +64,12 @@ export async function withModelFiles<T>(
       progress.update(loaded / total, `${file}, ${formatBytes(loaded)} of ${formatBytes(total)}`);
     },
   };
+  // As Hugging Face's own tools have them.
+  const { HF_TOKEN: token, HF_ENDPOINT: endpoint } = process.env;
   const opened = openNodeModel(options.model, {
     signal: context.signal,
+    ...(token ? { token } : {}),
+    ...(endpoint ? { endpoint } : {}),
     ...(options.file === undefined ? {} : { file: options.file }),
     onProgress: (p) => downloads.report(p),
   });

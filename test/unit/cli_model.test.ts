@@ -1,8 +1,10 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Float16Array } from '@petamoriken/float16';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
 import { METHODS } from '../../src/eval/methods.js';
 import { relativeError } from '../../src/reference/oracle.js';
@@ -103,6 +105,29 @@ describe('generate', () => {
     expect(code, stderr).toBe(expected);
     expect(stderr).toContain(message);
     if (expected !== 0) expect(stdout).toBe('');
+  });
+
+  test('a hub is asked with HF_TOKEN at HF_ENDPOINT', async () => {
+    const asked: (string | undefined)[][] = [];
+    const server = createServer(({ url, headers }, response) => {
+      asked.push([url, headers.authorization]);
+      response.writeHead(401).end();
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    vi.stubEnv('HF_TOKEN', 'secret');
+    vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    vi.stubEnv('MINFERENCE_CACHE', join(folder, 'cache'));
+    try {
+      const { code, stdout } = await run('--json', 'generate', '--model', 'owner/name', '--prompt', 'a');
+      expect(code).toBe(1);
+      const { error } = JSON.parse(stdout);
+      expect(error).toMatchObject({ code: 'file', argument: 'id', value: 'owner/name' });
+      expect(error.message).toContain('there is no such model, or it wants a token');
+      expect(asked).toEqual([['/api/models/owner/name/revision/main?blobs=true', 'Bearer secret']]);
+    } finally {
+      vi.unstubAllEnvs();
+      server.close();
+    }
   });
 
   test('patterns of a file for another model are refused by name', async () => {

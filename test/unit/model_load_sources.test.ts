@@ -350,6 +350,14 @@ for (const [what, makeStore] of stores) {
   });
 }
 
+test('a cache that is full is named, with the file and how far it came', async () => {
+  const full = new Error('QuotaExceededError');
+  const store: CacheStore = { ...folderStore(folder), append: () => Promise.reject(full) };
+  const error = await rejection(readBytes(cachedSource(open(), store), 'big file.bin', 0, 9));
+  expect([error.code, error.argument, error.cause]).toEqual(['file', 'big file.bin', full]);
+  expect(error.message).toContain(`the cache cannot keep it, at byte 0 of ${data.length} (Error: QuotaExceededError)`);
+});
+
 describe('a cache folder', () => {
   test('notices files that were cut', async () => {
     const store = folderStore(folder);

@@ -76,7 +76,9 @@ export function cachedSource(source: ModelSource, store: CacheStore, options: Ca
     const part = new Uint8Array(Math.min(PART, info.size - have));
     let filled = 0;
     const flush = async (): Promise<void> => {
-      await store.append(key, have, part.subarray(0, filled));
+      await store.append(key, have, part.subarray(0, filled)).catch((cause: unknown) => {
+        throw damaged(source, name, `the cache cannot keep it, at byte ${have} of ${info.size} (${String(cause)})`, cause);
+      });
       have += filled;
       filled = 0;
     };
