@@ -35,7 +35,7 @@ export interface EvalOptions {
   readonly text?: string;
   /** Loads the model with room for this many tokens. Called once. */
   readonly open: (contextLength: number) => Promise<EvalModel>;
-  /** Chunks that end before this position attend densely whatever the method. Default 0: what a method is worth shows only where it is used. */
+  /** Chunks with which the sequence has fewer tokens than this attend densely whatever the method. Default 0: what a method is worth shows only where it is used. */
   readonly denseBelow?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: { readonly fraction: number; readonly detail: string }) => void;

@@ -49,7 +49,7 @@ export interface LanguageModelOptions {
   readonly patterns?: ModelPatterns;
   /** How a pattern file is read. */
   readonly patternOptions?: LayerPatternOptions;
-  /** Chunks whose last token is at a position before this one attend densely. Default 4096. */
+  /** Chunks with which the sequence has fewer tokens than this attend densely. Default 4096. */
   readonly denseBelow?: number;
   /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default false: not yet checked on hardware. */
   readonly matrixProducts?: boolean | MatrixGemmTiling;
@@ -716,7 +716,7 @@ export class LanguageModel {
     rec.release(inner);
   }
 
-  /** What the heads of a layer with these patterns attend to in a chunk that ends before position `end`. */
+  /** What the heads of a layer with these patterns attend to in a chunk with which the sequence has `end` tokens. */
   #patternsAt(own: readonly HeadPattern[] | undefined, end: number, denseBelow: number): readonly HeadPattern[] {
     const { numHeads, slidingWindow } = this.config;
     const all = (pattern: HeadPattern): HeadPattern[] => new Array<HeadPattern>(numHeads).fill(pattern);

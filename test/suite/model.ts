@@ -821,6 +821,33 @@ const wholeCases: SuiteCase[] = [
     },
   },
   {
+    name: 'model: attends densely below a length',
+    run: async (ctx) => {
+      const random = randomOf(ctx, 'model dense below');
+      const { loaded, oracle } = randomModel(CONFIG, random, plainTypes(ctx));
+      const tokens = ids(random, 140);
+      const patterns = { kind: 'a_shape', initSize: 2, localSize: 8 } as const;
+      const options = { tier: ctx.profile.tier, contextLength: 140, chunkSize: 64, patterns };
+      /** Rows before `from` see everything. */
+      const expected = (from: number): Float64Array => {
+        const visibility: OracleModel['visibility'] = (shape) => {
+          const sparse = keysOfAShape(shape, 2, 8);
+          return (row, key) => (row < from ? key <= row : sparse(row, key));
+        };
+        return modelLogits({ ...oracle, visibility }, tokens);
+      };
+      // Chunks end at 64, 128 and 140.
+      const half = await LanguageModel.load(ctx.device, loaded, { ...options, denseBelow: 128 });
+      checkLogits(ctx, 'from 128 tokens on', (await allLogits(half, tokens)).logits, expected(64));
+      half.reset();
+      checkLogits(ctx, 'below 129 tokens', (await allLogits(half, tokens, { denseBelow: 129 })).logits, expected(128));
+      half.destroy();
+      const whole = await LanguageModel.load(ctx.device, loaded, options);
+      checkLogits(ctx, 'below 4096 tokens', (await allLogits(whole, tokens)).logits, modelLogits(oracle, tokens));
+      whole.destroy();
+    },
+  },
+  {
     name: 'model: one text and several questions, with patterns of each call',
     run: async (ctx) => {
       const random = randomOf(ctx, 'model questions');
