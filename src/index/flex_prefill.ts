@@ -134,6 +134,14 @@ function indexSizes(layer: IndexLayer, maxBlocks: number) {
   return { visible, qBlocks, kBlocks, room, runRoom, verticalSlash, words: verticalSlash + qBlocks * room + qBlocks };
 }
 
+/** Most key blocks per row block unless given: {@link MAX_KEPT_BLOCKS}, or what lets the index of a head fit one binding. */
+function mostBlocks(layer: IndexLayer): number {
+  const { maxStorageBufferBindingSize, maxBufferSize } = layer.profile.limits;
+  const { verticalSlash, qBlocks } = indexSizes(layer, 0);
+  const room = Math.min(maxStorageBufferBindingSize, maxBufferSize) / 4 - verticalSlash - qBlocks;
+  return Math.max(1, Math.min(MAX_KEPT_BLOCKS, Math.floor(room / qBlocks)));
+}
+
 /** Workspace in bytes, and the strips of row blocks whose scores are in memory at once. */
 function planWorkspace(layer: IndexLayer, heads: readonly FlexPrefillHead[], maxBlocks: number) {
   const { keys, headDim } = layerSizes(layer);
@@ -157,14 +165,15 @@ function planWorkspace(layer: IndexLayer, heads: readonly FlexPrefillHead[], max
 
 /**
  * Memory of {@link recordFlexPrefillIndex}. The index of a head takes one word per visible key, 3 per 65 diagonals, and
- * `nb * (min(nbk, 4096) + 1)` words for `nb` blocks of 64 rows and `nbk` visible blocks of 64 keys. The workspace is that of
+ * `nb * (min(nbk, 4096) + 1)` words for `nb` blocks of 64 rows and `nbk` visible blocks of 64 keys, less where a binding holds
+ * less. The workspace is that of
  * the vertical-slash estimate, then the block scores: all `nb * nbk` of each head, or strips of them within half of
  * `workspaceLimit`.
  */
 export function flexPrefillWorkspaceBytes(
   layer: IndexLayer,
   heads: readonly FlexPrefillHead[],
-  maxBlocks = MAX_KEPT_BLOCKS,
+  maxBlocks = mostBlocks(layer),
 ): IndexBytes {
   const { transient } = planWorkspace(layer, heads, maxBlocks);
   return { transient, index: heads.length * indexSizes(layer, maxBlocks).words * 4 };
@@ -187,13 +196,14 @@ function massScale(total: number): number {
  *
  * Every head gets both indices, of which one is empty.
  *
- * @param maxBlocks - most key blocks per row block, for a bounded index; the best are kept.
+ * @param maxBlocks - most key blocks per row block, for a bounded index; the best are kept. Default: 4096, or what a binding
+ *   holds.
  */
 export function recordFlexPrefillIndex(
   rec: Recorder,
   layer: IndexLayer,
   heads: readonly FlexPrefillHead[],
-  maxBlocks = MAX_KEPT_BLOCKS,
+  maxBlocks = mostBlocks(layer),
 ): FlexPrefillIndex {
   const { headDim, rows: n, keys } = layerSizes(layer);
   const shaders = shadersFor(layer.profile, headDim, layer.storage);
