@@ -2,7 +2,7 @@ import { checkInteger, checkOneOf, invalidArgument, MinferenceError } from '../e
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
 import type { AShapePattern, BlockSparsePattern, HeadIndex, HeadPattern, VerticalSlashPattern } from '../scheduler/types.js';
-import { resolvePattern } from '../scheduler/validate.js';
+import { checkObject, resolvePattern } from '../scheduler/validate.js';
 import { allocateDensity } from './allocate.js';
 import { headConfigOf, type PatternConfig } from './config.js';
 import { buildIndices } from './indices.js';
@@ -298,6 +298,7 @@ interface ResolvedSearch {
 function resolveOptions(source: SearchSource, options: SearchOptions): ResolvedSearch {
   if (typeof source !== 'object' || source === null)
     throw invalidArgument('source', source, 'an object with name, layers and load');
+  checkObject('options', options);
   if (typeof source.load !== 'function') throw invalidArgument('source.load', source.load, 'a function');
   const { targetDensity, costTolerance = 0.05, tieTolerance = 0.1, firstRow = 0, signal } = options;
   const allocates = targetDensity !== undefined;

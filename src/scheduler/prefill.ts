@@ -14,7 +14,7 @@ import { indexDensity, readIndices } from './inspect.js';
 import { attentionShaders, type LayerPlan, planLayer } from './plan.js';
 import { accepted, batchSteps, encodeSteps, StageTimer, submitBatches, untilLost } from './submit.js';
 import type { AttentionLayer, HeadPattern, PlanReport, RunOptions, RunReport, SparsePrefillOptions } from './types.js';
-import { deviceLost, type ResolvedLayer, resolveLayer } from './validate.js';
+import { checkObject, deviceLost, PATTERN_KINDS, type ResolvedLayer, resolveLayer } from './validate.js';
 
 const MIB = 2 ** 20;
 // Guesses before anything has been measured, in floating-point operations per millisecond.
@@ -61,6 +61,7 @@ export class SparsePrefill {
     if (typeof device !== 'object' || device === null || typeof device.createComputePipeline !== 'function') {
       throw invalidArgument('device', device, 'a GPUDevice');
     }
+    checkObject('options', options);
     const { workspaceLimit = 512 * MIB, dispatchMs = 100 } = options;
     checkInteger('options.workspaceLimit', workspaceLimit, 1, Number.MAX_SAFE_INTEGER);
     if (typeof dispatchMs !== 'number' || !(dispatchMs > 0))
@@ -81,7 +82,10 @@ export class SparsePrefill {
 
   /** Compiles the pipelines that a model needs, ahead of time and off the main thread. */
   async prepare(options: PrepareOptions): Promise<void> {
+    checkObject('options', options);
     const { headDim, dtype, kinds = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'] } = options;
+    if (!Array.isArray(kinds)) throw invalidArgument('kinds', kinds, 'an array');
+    for (const [i, kind] of kinds.entries()) checkOneOf(`kinds[${i}]`, kind, PATTERN_KINDS);
     checkOneOf('dtype', dtype, ['f16', 'f32']);
     if (!HEAD_DIMS.includes(headDim as (typeof HEAD_DIMS)[number]))
       throw invalidArgument('headDim', headDim, HEAD_DIMS.join(', '));
@@ -109,6 +113,7 @@ export class SparsePrefill {
     if (typeof encoder !== 'object' || encoder === null || typeof encoder.beginComputePass !== 'function') {
       throw invalidArgument('encoder', encoder, 'a GPUCommandEncoder');
     }
+    if (timer !== undefined && typeof timer?.next !== 'function') throw invalidArgument('timer', timer, 'a StageTimer');
     this.#checkAlive();
     const resolved = resolveLayer(this.profile, layer);
     const rec = new Recorder(this.device, this.#recordPool, this.#pipelines);
@@ -130,7 +135,14 @@ export class SparsePrefill {
    *   abort signal's reason. The caller's q, k and v are never written.
    */
   async run(layer: AttentionLayer, options: RunOptions = {}): Promise<RunReport> {
+    checkObject('options', options);
     const { signal, onProgress, timestamps = false, inspect = false } = options;
+    if (signal !== undefined && typeof signal?.throwIfAborted !== 'function') {
+      throw invalidArgument('options.signal', signal, 'an AbortSignal');
+    }
+    if (onProgress !== undefined && typeof onProgress !== 'function') {
+      throw invalidArgument('options.onProgress', onProgress, 'a function');
+    }
     signal?.throwIfAborted();
     this.#checkAlive();
     const resolved = resolveLayer(this.profile, layer);

@@ -164,7 +164,8 @@ function resolvePatterns(patterns: HeadPattern | readonly HeadPattern[], numHead
   return Array.from(patterns as readonly HeadPattern[], (p, head) => resolvePattern(`patterns[${head}]`, p));
 }
 
-function checkObject(argument: string, value: unknown): void {
+/** Throws unless `value` is an object. */
+export function checkObject(argument: string, value: unknown): void {
   if (typeof value !== 'object' || value === null) throw invalidArgument(argument, value, 'an object');
 }
 

@@ -3,7 +3,8 @@ import { MinferenceError } from '../../src/errors.js';
 import { RecallMeter } from '../../src/patterns/recall.js';
 import { type SearchOptions, type SearchSource, searchPatterns } from '../../src/patterns/search.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
-import type { AttentionLayer } from '../../src/scheduler/types.js';
+import type { StageTimer } from '../../src/scheduler/submit.js';
+import type { AttentionLayer, RunOptions } from '../../src/scheduler/types.js';
 import { PATTERN_KINDS, resolveLayer } from '../../src/scheduler/validate.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
 import { makeTensor, readTensor } from './tensors.js';
@@ -418,7 +419,25 @@ export const badInputCases: SuiteCase[] = [
       const { layer, check } = validLayer(ctx);
       for (const value of [undefined, null, {}])
         refused(`encoder ${String(value)}`, 'encoder', () => prefill.record(value as unknown as GPUCommandEncoder, layer));
+      refused('options null', 'options', make(null as unknown as object));
+      refused('timer {}', 'timer', () => prefill.record(ctx.device.createCommandEncoder(), layer, {} as unknown as StageTimer));
       for (const [options, argument] of [
+        [null, 'options'],
+        [7, 'options'],
+        [{ signal: null }, 'options.signal'],
+        [{ signal: {} }, 'options.signal'],
+        [{ onProgress: 'yes' }, 'options.onProgress'],
+      ] as const) {
+        const error = await prefill.run(layer, options as unknown as RunOptions).then(
+          () => undefined,
+          (e: unknown) => e,
+        );
+        assert(error instanceof MinferenceError && error.argument === argument, `run ${describe(options)}: ${String(error)}`);
+      }
+      for (const [options, argument] of [
+        [undefined, 'options'],
+        [{ headDim: 64, dtype: 'f32', kinds: 'dense' }, 'kinds'],
+        [{ headDim: 64, dtype: 'f32', kinds: ['dense', 'stripes'] }, 'kinds[1]'],
         [{ headDim: 50, dtype: 'f32' }, 'headDim'],
         [{ headDim: 64, dtype: 'f64' }, 'dtype'],
       ] as const) {
