@@ -142,47 +142,57 @@ export function withErrorScopes(device: GPUDevice, body: () => void): Promise<Mi
   });
 }
 
-/** Per device, a promise that rejects when it is lost. */
-const lostOf = new WeakMap<GPUDevice, Promise<never>>();
+/** Whether a device is lost, and who waits for it. */
+interface Loss {
+  info: GPUDeviceLostInfo | undefined;
+  readonly waiting: Set<(error: MinferenceError) => void>;
+}
+
+// Not a race against `device.lost` for each wait: such a promise would keep all of them until the device is gone.
+const losses = new WeakMap<GPUDevice, Loss>();
 /** How long a failure waits for the news that the device is lost, which explains it, in milliseconds. */
 const LOST_DELAY = 200;
 
-/** Rejects with a typed error when the device is lost; never resolves. */
-function whenLost(device: GPUDevice): Promise<never> {
-  let lost = lostOf.get(device);
-  if (!lost) {
-    lost = device.lost.then((info) => {
-      throw deviceLost(info);
-    });
-    lost.catch(() => {}); // Nobody may be waiting.
-    lostOf.set(device, lost);
-  }
-  return lost;
+function lossOf(device: GPUDevice): Loss {
+  const known = losses.get(device);
+  if (known) return known;
+  const loss: Loss = { info: undefined, waiting: new Set() };
+  losses.set(device, loss);
+  void device.lost.then((info) => {
+    loss.info = info;
+    for (const reject of loss.waiting) reject(deviceLost(info));
+    loss.waiting.clear();
+  });
+  return loss;
 }
 
 /**
  * Waits for something that the GPU is to do. When the device is lost meanwhile, rejects with `device-lost`, whatever the
  * runtime does with the pending work: reject it in its own words, or never settle it.
  */
-export async function untilLost<T>(device: GPUDevice, work: Promise<T>): Promise<T> {
-  const lost = whenLost(device);
-  try {
-    return await Promise.race([work, lost]);
-  } catch (cause) {
-    if (cause instanceof MinferenceError) throw cause;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    try {
-      await Promise.race([
-        lost,
-        new Promise((resolve) => {
-          timer = setTimeout(resolve, LOST_DELAY);
-        }),
-      ]);
-    } finally {
-      clearTimeout(timer);
-    }
-    throw new MinferenceError('gpu', `the GPU failed: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
+export function untilLost<T>(device: GPUDevice, work: Promise<T>): Promise<T> {
+  const loss = lossOf(device);
+  return new Promise<T>((resolve, reject) => {
+    const fail = (error: MinferenceError): void => {
+      loss.waiting.delete(reject);
+      reject(error);
+    };
+    loss.waiting.add(reject);
+    work.then(
+      (value) => {
+        loss.waiting.delete(reject);
+        resolve(value);
+      },
+      (cause: unknown) => {
+        if (cause instanceof MinferenceError) fail(cause);
+        else {
+          const message = `the GPU failed: ${cause instanceof Error ? cause.message : String(cause)}`;
+          setTimeout(() => fail(new MinferenceError('gpu', message, { cause })), LOST_DELAY);
+        }
+      },
+    );
+    if (loss.info) fail(deviceLost(loss.info));
+  });
 }
 
 /**
