@@ -31,7 +31,7 @@ import { deriveSeed, type PlantedHead, plantedLayer, Random, randomLayer } from 
 export interface VerifyOptions {
   /** Tiers to check. Default: all that the device can run. */
   readonly tiers?: readonly Tier[];
-  /** A few cases only: seconds on a software adapter. */
+  /** A few cases only. On software adapters nearly all of the time goes into compiling kernels. */
   readonly quick?: boolean;
   /** All input derives from it. Default: a new one. */
   readonly seed?: number;
