@@ -11,7 +11,7 @@ import { prelude, type StorageFormat, storageFormat, storageLibrary } from '../k
 import { BYTES, bindWindow, type Tensor } from '../kernels/tensor.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
 import { accepted, encodeSteps, readBuffers, untilLost } from '../scheduler/submit.js';
-import type { AttentionLayer, HeadIndex, HeadPattern, HeadReport } from '../scheduler/types.js';
+import type { AttentionLayer, HeadIndex, HeadPattern, HeadReport, StageTimes } from '../scheduler/types.js';
 import { MAX_LENGTH, type ResolvedLayer, resolveLayer } from '../scheduler/validate.js';
 
 /** A layer to measure patterns on: its inputs, without outputs and patterns. */
@@ -40,6 +40,8 @@ export interface LayerQuality {
   readonly heads: readonly HeadQuality[];
   /** GPU time of the sparse layer, index building included, where the device has timestamps. */
   readonly gpuMs?: number;
+  /** The same by stage. */
+  readonly stages?: StageTimes;
 }
 
 /** Options of {@link RecallMeter.measure}. */
@@ -169,7 +171,8 @@ export class RecallMeter {
         return { ...described(head), ...foldSums(own, seqLen - firstRow), ...(rowRecall ? { rowRecall } : {}) };
       });
       if (heads.length !== numHeads) throw invalidArgument('patterns', patterns, `one pattern for each of ${numHeads} heads`);
-      return { heads, ...(report.gpuMs === undefined ? {} : { gpuMs: report.gpuMs }) };
+      const { gpuMs, stages } = report;
+      return { heads, ...(gpuMs === undefined ? {} : { gpuMs }), ...(stages ? { stages } : {}) };
     } finally {
       destroyAll(outputs);
     }

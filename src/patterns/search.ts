@@ -1,7 +1,14 @@
 import { checkInteger, checkOneOf, invalidArgument, MinferenceError } from '../errors.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
-import type { AShapePattern, BlockSparsePattern, HeadIndex, HeadPattern, VerticalSlashPattern } from '../scheduler/types.js';
+import type {
+  AShapePattern,
+  BlockSparsePattern,
+  HeadIndex,
+  HeadPattern,
+  StageTimes,
+  VerticalSlashPattern,
+} from '../scheduler/types.js';
 import { checkObject, resolvePattern } from '../scheduler/validate.js';
 import { allocateDensity } from './allocate.js';
 import { headConfigOf, type PatternConfig } from './config.js';
@@ -127,7 +134,10 @@ export interface CandidateResult {
   readonly worstRecall: number;
   /** Relative output error. */
   readonly error: number;
-  /** GPU milliseconds per head, index building included; absent without timestamps. */
+  /**
+   * GPU milliseconds, the head's part of its layer's: of the attention kernel by the tiles that it computes, of index
+   * building the same for every head. Absent without timestamps.
+   */
   readonly ms?: number;
 }
 
@@ -222,19 +232,22 @@ export async function searchPatterns(
             targetDensity === undefined
               ? await scaleToTarget(prefill, dense, pattern, targetTiles, search.costTolerance)
               : new Array<SearchPattern>(numHeads).fill(pattern);
-          const { heads, gpuMs } = await meter.measure(dense, patterns, {
+          const { heads, stages } = await meter.measure(dense, patterns, {
             firstRow: search.firstRow,
             ...(signal ? { signal } : {}),
           });
+          const { resolved } = dense;
+          const tiles = heads.map((h) => kernelTiles(h.pattern, h.index, resolved));
+          const allTiles = tiles.reduce((sum, n) => sum + n, 0);
           partial.push(
             heads.map((h, i) => ({
               pattern: patterns[i] as SearchPattern,
-              cost: kernelTiles(h.pattern, h.index, (dense as DenseReference).resolved) / targetTiles,
+              cost: (tiles[i] as number) / targetTiles,
               density: h.density,
               recall: h.recall,
               worstRecall: h.worstRecall,
               error: h.error,
-              ...(gpuMs === undefined ? {} : { ms: gpuMs / heads.length }),
+              ...(stages ? { ms: headMs(stages, (tiles[i] as number) / allTiles, heads.length) } : {}),
             })),
           );
           await save();
@@ -253,6 +266,11 @@ export async function searchPatterns(
   }
   const chosen = targetDensity === undefined ? layers : allocate(layers, targetDensity, search.criterion);
   return { config: configOf(source.name, chosen), layers: chosen };
+}
+
+/** One head's part of the GPU time of its layer. */
+function headMs(stages: StageTimes, shareOfTiles: number, heads: number): number {
+  return stages.kernel * shareOfTiles + (stages.estimate + stages.topk + stages.convert) / heads;
 }
 
 /** The same layers with the choice that {@link allocateDensity} makes over all their heads. */

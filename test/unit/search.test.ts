@@ -65,6 +65,12 @@ test.skipIf(!adapter)(
       expect(candidate.error).toBeGreaterThan(0);
       if (adapter?.features.has('timestamp-query')) expect(candidate.ms).toBeGreaterThan(0);
     }
+    // Heads share the time of a candidate by what they compute.
+    for (const c of adapter?.features.has('timestamp-query') ? [0, 1, 2] : []) {
+      const heads = layers[0]?.heads.map((h) => h.candidates[c] as CandidateResult) ?? [];
+      const byCost = [...heads].sort((a, b) => a.cost - b.cost);
+      byCost.slice(1).forEach((h, i) => expect(h.ms).toBeGreaterThanOrEqual((byCost[i]?.ms ?? 0) - 1e-9));
+    }
     const config = parsePatternConfig(readFileSync(at('patterns.json'), 'utf8'), 'patterns.json');
     const chosen = layers[0]?.heads.map((h) => h.candidates[h.best] as CandidateResult) ?? [];
     expect(config.layers[0]?.map((h) => h.score)).toEqual(chosen.map((c) => c.recall));
