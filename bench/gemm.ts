@@ -88,11 +88,11 @@ class GemmBench {
   }
 
   /** The kernel that models use without subgroup matrices. */
-  plain(type: WeightType, { m, n }: Size): Variant {
+  plain(type: WeightType, { m, n, k }: Size): Variant {
     const { shader, workgroups } = productShader(
       this.kernels,
       { type, rows: n, rowStart: 0 },
-      { rows: n, bias: false },
+      { rows: n, columns: k, bias: false },
       'activation',
       m,
     );
@@ -295,7 +295,7 @@ export function addGemmCommand(program: Command): void {
     .option('--types <list>', `types of W: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16,q8_0,q4_k')
     .option('--keep <n>', 'tilings that go on to all sizes and types', '4')
     .option('--passes <n>', 'timed passes, the median counts', '20')
-    .option('--warm-ms <ms>', 'GPU time before each measurement', '50')
+    .option('--warm-ms <ms>', 'GPU time before each measurement', '300')
     .option('--no-tiled', 'leave out the kernel without subgroup matrices')
     .option('--json <file>', 'writes all measurements')
     .action(run);

@@ -94,9 +94,6 @@ function label(t: MatrixTiling): string {
     `${m}x${n}x${k}`,
     t.sync,
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
-    ...(t.fences ? ['fences'] : []),
-    ...(t.pairs ? ['pairs'] : []),
-    ...(t.chains ? [`chains-${t.chains}`] : []),
   ].join(' ');
 }
 

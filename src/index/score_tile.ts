@@ -136,7 +136,8 @@ function matrixCode({ m, n, k }: MatrixShape, size: MatrixTileSize, staging: Sta
   const scoreTile = lines(
     '// Every thread of the workgroup must call this together.',
     'fn score_tile(s: ptr<function, array<vec4<f32>, 16>>, tx: u32, ty: u32) {',
-    'let thread = ty * TX + tx;',
+    // The remainder changes nothing, but tells compilers the bounds of every matrix access.
+    'let thread = (ty * TX + tx) % THREADS;',
     '// What the subgroup multiplies.',
     `let half = thread / ${SUBGROUP_SIZE}u % 2u;`,
     `let own_rows = thread / ${2 * SUBGROUP_SIZE}u * ${SUBGROUP_ROWS}u;`,

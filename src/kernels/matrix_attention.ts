@@ -16,10 +16,9 @@ import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { ATTENTION_BINDINGS, type AttentionKernel } from './attention.js';
 import {
-  keyRing,
+  keyBatch,
   type MatrixTiling,
   matrixBlockM,
-  probabilityStride,
   STRIP_ROWS,
   scoreStride,
   stagedStride,
@@ -119,8 +118,7 @@ export function matrixAttentionShader(
       D8: headDim / 8,
       KV_STRIDE: stagedStride(headDim),
       S_STRIDE: scoreStride(t),
-      KEY_RING: keyRing(t),
-      ...(t.pairs ? { P_STRIDE: probabilityStride(t), SUBGROUPS: t.subgroups } : {}),
+      KEY_BATCH: keyBatch(t),
     },
   });
   const enables = head.slice(0, head.indexOf('const '));
@@ -132,9 +130,6 @@ export function matrixAttentionShader(
     t.staging,
     ...(t.pipelined ? ['pipelined'] : []),
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
-    ...(t.fences ? ['fences'] : []),
-    ...(t.pairs ? ['pairs'] : []),
-    ...(t.chains ? [`chains-${t.chains}`] : []),
     ops.name,
   ].join(' ');
   return {
@@ -179,10 +174,9 @@ class KernelBody {
     this.#ops = ops;
     this.#contiguous = kernel !== 'vertical_slash';
     this.#strips = range(tiling.strips);
-    const shares = tiling.pairs ? 2 : 1;
-    this.#rowMatrices = range((shares * STRIP_ROWS) / shape.m);
-    this.#scoreMatrices = scoreKeys / shares / shape.n;
-    this.#outputMatrices = headDim / shares / shape.n;
+    this.#rowMatrices = range(STRIP_ROWS / shape.m);
+    this.#scoreMatrices = scoreKeys / shape.n;
+    this.#outputMatrices = headDim / shape.n;
     this.#depth = headDim / shape.k;
     this.#keyDepth = scoreKeys / shape.k;
     this.#width = Math.min(16, scoreKeys / 2);
@@ -206,30 +200,16 @@ class KernelBody {
     return `strip_${strip}${rows > 0 ? ` + ${rows}u * S_STRIDE` : ''}${words === 0 ? '' : ` + ${wgsl(words)}`}`;
   }
 
-  /** Where this subgroup's scores go: as {@link #at}, or this side's columns of the pair's rows. */
-  #scoresAt(strip: number, matrix: number, words: Index): string {
-    return this.#t.pairs
-      ? `own_scores + ${matrix * this.#t.shape.m}u * S_STRIDE + ${wgsl(words)}`
-      : this.#at(strip, matrix, words);
-  }
-
   main(): string {
     const t = this.#t;
-    const buffers = t.staging === 'double' ? 2 : 1;
     const registers = t.queries === 'registers';
     const body = text(
-      `var<workgroup> k_tile: array<vec4<u32>, ${buffers}u * BLOCK_N * KV_STRIDE>;`,
-      `var<workgroup> v_tile: array<vec4<u32>, ${buffers}u * BLOCK_N * KV_STRIDE>;`,
+      'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
+      'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
       '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
       'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
-      t.pairs
-        ? `// Probabilities (f16) of each pair of subgroups; what each row of output is multiplied by; whose maxima rose.
-var<workgroup> p_tile: array<vec4<u32>, BLOCK_M * P_STRIDE>;
-var<workgroup> row_scale: array<f32, BLOCK_M>;
-var<workgroup> rises: array<u32, SUBGROUPS>;`
-        : '',
-      this.#contiguous ? '' : '// Keys of the last few tiles.\nvar<workgroup> tile_keys: array<u32, KEY_RING * BLOCK_N>;',
+      this.#contiguous ? '' : '// Keys of two batches of tiles.\nvar<workgroup> tile_keys: array<u32, 2u * KEY_BATCH * BLOCK_N>;',
       '',
       '@compute @workgroup_size(THREADS)',
       `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.#ops.builtins ? `, ${this.#ops.builtins}` : ''}) {`,
@@ -252,19 +232,12 @@ let s_row_${s} = strip_${s} + strip_row * S_STRIDE;
 var m_${s} = M_START;
 var l_${s} = 0.0;`,
       ),
-      t.pairs
-        ? `// This subgroup and its neighbour share the 32 rows from pair_row on; this one has the keys and columns of its side.
-let side = subgroup % 2u;
-let pair_row = subgroup / 2u * ${2 * STRIP_ROWS}u;
-let pair_strip = pair_row * S_STRIDE;
-let own_scores = pair_strip + side * ${t.keys / 8}u;`
-        : '',
-      t.pairs ? this.#pairQueries() : registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
+      registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
       this.#rows().map(({ id }) => this.#ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
       'let tiles = tile_count(entry, row0);',
       'if (tiles == 0u) {\n  return;\n}', // FlexPrefill: another kernel writes this head's rows.
-      t.pairs ? this.#pairLoop() : this.#loop(),
-      t.pairs ? this.#pairEpilogue() : this.#epilogue(),
+      this.#loop(),
+      this.#epilogue(),
       '}',
     );
     return indent(body);
@@ -317,17 +290,18 @@ q_tile[row * KV_STRIDE + d] = x;
 
   // ---- keys and staging
 
-  /** Statement that computes and publishes the keys of a tile, for patterns that gather. */
+  /** Computes and publishes the keys of the KEY_BATCH tiles from `tile` on, for patterns that gather. */
   #publishKeys(tile: string): string {
     if (this.#contiguous) return '';
-    return `if (thread < BLOCK_N) {
-tile_keys[(${tile} % KEY_RING) * BLOCK_N + thread] = key_at(entry, row0, ${tile}, thread);
+    return `for (var i = thread; i < KEY_BATCH * BLOCK_N; i += THREADS) {
+tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry, row0, ${tile} + i / BLOCK_N, i % BLOCK_N);
 }`;
   }
 
-  #publishKeysIf(tile: string): string {
+  /** The same for the batch after the one that begins with this tile, if one does. */
+  #publishNextKeys(): string {
     if (this.#contiguous) return '';
-    return `if (${tile} < tiles) {\n${this.#publishKeys(tile)}\n}`;
+    return `if (tile % KEY_BATCH == 0u && tile + KEY_BATCH < tiles) {\n${this.#publishKeys('(tile + KEY_BATCH)')}\n}`;
   }
 
   /** Calls `visit` for each 16-byte word that an invocation stages of a tile. */
@@ -353,23 +327,19 @@ tile_keys[(${tile} % KEY_RING) * BLOCK_N + thread] = key_at(entry, row0, ${tile}
   /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`. */
   #fetch(tensor: 'k' | 'v', tile: string): string {
     return text(
+      '{',
       this.#contiguous
         ? `let ${tensor}_key0 = key_at(entry, row0, ${tile}, 0u);`
-        : `let ${tensor}_keys = (${tile} % KEY_RING) * BLOCK_N;`,
+        : `let ${tensor}_keys = (${tile} % (2u * KEY_BATCH)) * BLOCK_N;`,
       this.#eachWord((i, start, end) => {
         const { slot, d } = this.#slot(i);
         return text(
-          `${tensor}_next_${i} = vec4<u32>();`,
           start,
-          `{
-let key = ${this.#contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`};
-if (key <= last_key) {
-${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row_stride + 2u * ${d});
-}
-}`,
+          `${tensor}_next_${i} = load_${tensor}(${tensor}_head + min(${this.#contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`}, last_key) * params.${tensor}_row_stride + 2u * ${d});`,
           end,
         );
       }),
+      '}',
     );
   }
 
@@ -378,10 +348,10 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
   }
 
   /** Stores the words that {@link #fetch} loaded. */
-  #stage(tensor: 'k' | 'v', buffer = ''): string {
+  #stage(tensor: 'k' | 'v'): string {
     return this.#eachWord((i, start, end) => {
       const { slot, d } = this.#slot(i);
-      return text(start, `${tensor}_tile[${buffer}${slot} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
+      return text(start, `${tensor}_tile[${slot} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
     });
   }
 
@@ -392,6 +362,9 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
     const fetchBoth = (tile: string): string => text(this.#fetch('k', tile), this.#fetch('v', tile));
     const declareBoth = text(this.#declareFetched('k'), this.#declareFetched('v'));
     const barrier = 'workgroupBarrier();';
+    // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else
+    // keeps them where they are, a tile ahead.
+    const early = (tile: string, fetch: string): string => `if (${tile} < tiles) {\n${fetch}\n}`;
     const tileLoop = (...parts: string[]): string => text('for (var tile = 0u; tile < tiles; tile++) {', ...parts, '}');
     switch (t.staging) {
       case 'single':
@@ -399,10 +372,10 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           this.#publishKeys('0u'),
           tileLoop(
             barrier,
+            this.#publishNextKeys(),
             `{\n${declareBoth}\n${fetchBoth('tile')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
-            this.#publishKeysIf('(tile + 1u)'),
             barrier,
-            this.#compute(''),
+            this.#compute(),
           ),
         );
       case 'prefetch':
@@ -410,129 +383,96 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           this.#publishKeys('0u'),
           this.#contiguous ? '' : barrier,
           declareBoth,
-          `{\n${fetchBoth('0u')}\n}`,
-          this.#publishKeysIf('1u'),
+          fetchBoth('0u'),
           tileLoop(
             barrier,
             this.#stage('k'),
             this.#stage('v'),
             barrier,
-            `if (tile + 1u < tiles) {\n${fetchBoth('(tile + 1u)')}\n}`,
-            this.#publishKeysIf('(tile + 2u)'),
-            this.#compute(''),
+            early('tile + 1u', fetchBoth('(tile + 1u)')),
+            this.#publishNextKeys(),
+            this.#compute(),
           ),
         );
-      case 'double':
+      case 'overlap':
         return text(
           this.#publishKeys('0u'),
           this.#contiguous ? '' : barrier,
           declareBoth,
-          `{\n${fetchBoth('0u')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
-          this.#publishKeysIf('1u'),
+          this.#fetch('k', '0u'),
+          this.#stage('k'),
+          this.#fetch('k', '1u'),
+          this.#fetch('v', '0u'),
+          barrier,
+          this.#scores('0u'),
+          this.#storeScores(),
+          this.#takeScores(true),
           tileLoop(
             barrier,
-            'let buffer = (tile % 2u) * BLOCK_N * KV_STRIDE;\nlet next_buffer = BLOCK_N * KV_STRIDE - buffer;',
-            `if (tile + 1u < tiles) {\n${fetchBoth('(tile + 1u)')}\n}`,
-            this.#publishKeysIf('(tile + 2u)'),
-            this.#compute('buffer + '),
-            `if (tile + 1u < tiles) {\n${this.#stage('k', 'next_buffer + ')}\n${this.#stage('v', 'next_buffer + ')}\n}`,
+            this.#stage('k'),
+            this.#stage('v'),
+            barrier,
+            early('tile + 1u', this.#fetch('v', '(tile + 1u)')),
+            early('tile + 2u', this.#fetch('k', '(tile + 2u)')),
+            this.#publishNextKeys(),
+            this.#softmax('0u', this.#scores('0u', false)),
+            this.#output('0u'),
+            this.#storeScores(),
+            this.#takeScores(false),
           ),
         );
-      case 'alternate':
+      case 'overlap-single':
         return text(
           this.#publishKeys('0u'),
           this.#contiguous ? '' : barrier,
           `{\n${this.#declareFetched('k')}\n${this.#fetch('k', '0u')}\n${this.#stage('k')}\n}`,
-          this.#publishKeysIf('1u'),
-          tileLoop(
-            barrier,
-            this.#declareFetched('v'),
-            `{\n${this.#fetch('v', 'tile')}\n}`,
-            this.#scores('', '0u'),
-            this.#storeScores(),
-            this.#softmax('0u'),
-            this.#stage('v'),
-            barrier,
-            this.#declareFetched('k'),
-            `if (tile + 1u < tiles) {\n${this.#fetch('k', '(tile + 1u)')}\n}`,
-            this.#publishKeysIf('(tile + 2u)'),
-            this.#output('', '0u'),
-            `if (tile + 1u < tiles) {\n${this.#stage('k')}\n}`,
-          ),
-        );
-      case 'overlap': {
-        const chained = t.chains === 'keys';
-        return text(
-          this.#publishKeys('0u'),
-          this.#publishKeysIf('1u'),
-          this.#publishKeysIf('2u'),
-          this.#contiguous ? '' : barrier,
-          declareBoth,
-          `{\n${this.#fetch('k', '0u')}\n}`,
-          this.#stage('k'),
           barrier,
-          this.#scores('', '0u'),
-          `{\n${this.#fetch('k', '1u')}\n${this.#fetch('v', '0u')}\n}`,
+          this.#scores('0u'),
           this.#storeScores(),
-          chained ? this.#firstMaxima('0u', true) : '',
+          this.#takeScores(true),
           tileLoop(
             barrier,
-            this.#stage('k'),
-            this.#stage('v'),
+            `{\n${declareBoth}\n${this.#fetch('k', '(tile + 1u)')}\n${this.#fetch('v', 'tile')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
+            this.#publishNextKeys(),
             barrier,
-            `if (tile + 1u < tiles) {\n${this.#fetch('v', '(tile + 1u)')}\n}`,
-            `if (tile + 2u < tiles) {\n${this.#fetch('k', '(tile + 2u)')}\n}`,
-            this.#publishKeysIf('(tile + 3u)'),
-            // After the last tile these are products of a stale K, which nobody uses.
-            chained
-              ? this.#chainedStep('', '0u', { key: '0u', tile: '(tile + 1u)', exists: 'tile + 1u < tiles' })
-              : text(this.#softmax('0u', this.#scores('', '0u', false)), this.#output('', '0u'), this.#storeScores()),
+            this.#softmax('0u', this.#scores('0u', false)),
+            this.#output('0u'),
+            this.#storeScores(),
+            this.#takeScores(false),
           ),
         );
-      }
     }
   }
 
-  /** Scores, softmax and output of a staged tile, `scoreKeys` keys at a time. `buffer` is an offset's first term. */
-  #compute(buffer: string): string {
+  /** Scores, softmax and output of a staged tile, `scoreKeys` keys at a time. */
+  #compute(): string {
     const t = this.#t;
     const parts = t.keys / t.scoreKeys;
-    if (t.pipelined && t.chains === 'keys') {
-      return text(
-        this.#scores(buffer, '0u'),
-        this.#storeScores(),
-        this.#firstMaxima('tile', false),
-        range(parts).map((part) => {
-          const next = { key: `${(part + 1) * t.scoreKeys}u`, tile: 'tile' };
-          return this.#chainedStep(buffer, `${part * t.scoreKeys}u`, part + 1 < parts ? next : undefined);
-        }),
-      );
-    }
     if (t.pipelined) {
       return text(
-        this.#scores(buffer, '0u'),
+        this.#scores('0u'),
+        this.#storeScores(),
+        this.#takeScores(true),
         range(parts).map((part) => {
           const key = `${part * t.scoreKeys}u`;
+          const next = part + 1 < parts ? this.#scores(`${(part + 1) * t.scoreKeys}u`, false) : '';
           return text(
-            this.#storeScores(),
-            part + 1 < parts ? this.#scores(buffer, `${(part + 1) * t.scoreKeys}u`, false) : '',
-            this.#softmax(key),
-            this.#output(buffer, key),
+            this.#softmax(key, next),
+            this.#output(key),
+            next ? text(this.#storeScores(), this.#takeScores(false)) : '',
           );
         }),
       );
     }
-    const fence = t.fences ? 'workgroupBarrier();' : '';
     const step = (key: string): string =>
-      text(this.#scores(buffer, key), this.#storeScores(), this.#softmax(key), fence, this.#output(buffer, key));
+      text(this.#scores(key), this.#storeScores(), this.#takeScores(true), this.#softmax(key), this.#output(key));
     if (parts === 1) return step('0u');
     return text('for (var key = 0u; key < BLOCK_N; key += SCORE_KEYS) {', step('key'), '}');
   }
 
-  /** S = Q K^T for the keys from `key` on, into s_<rows>. `between` stands half-way. */
-  #scores(buffer: string, key: string, declare = true, between = ''): string {
-    const { shape, queries, strips, pairs, keys } = this.#t;
-    const firstKey = pairs ? `side * ${keys / 2}u` : key;
+  /** S = Q K^T for the keys from `key` on, into s_<rows>. */
+  #scores(key: string, declare = true): string {
+    const { shape, queries, strips } = this.#t;
     const ops = this.#ops;
     const rows = this.#rows();
     const rowOf = (strip: number, matrix: number): string =>
@@ -544,7 +484,7 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           ? ops.declare(`s_${id}`, 'Result', this.#scoreMatrices)
           : ops.each('n', this.#scoreMatrices, (n) => ops.set(`s_${id}`, n, ops.zero())),
       ),
-      this.#eachDepth(between, (c) => {
+      ops.each('c', this.#depth, (c) => {
         const word = times(c, shape.k / 8);
         return text(
           rows.map(({ strip, matrix, id }) => {
@@ -555,23 +495,12 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
           }),
           ops.each('n', this.#scoreMatrices, (n) =>
             text(
-              `let right = ${ops.load('Right', 'k_tile', `${buffer}(${firstKey} + ${wgsl(times(n, shape.n))}) * KV_STRIDE + ${wgsl(word)}`, 'KV_STRIDE', 'col_major')};`,
+              `let right = ${ops.load('Right', 'k_tile', `(${key} + ${wgsl(times(n, shape.n))}) * KV_STRIDE + ${wgsl(word)}`, 'KV_STRIDE', 'col_major')};`,
               rows.map(({ id }) => ops.set(`s_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`s_${id}`, n)))),
             ),
           ),
         );
       }),
-    );
-  }
-
-  /** Visits the head dimension in steps of a matrix's depth, with `between` after half of them. */
-  #eachDepth(between: string, visit: (c: Index) => string): string {
-    if (!between) return this.#ops.each('c', this.#depth, visit);
-    const half = Math.floor(this.#depth / 2);
-    return text(
-      this.#ops.each('c', half, visit),
-      between,
-      this.#ops.each('c', this.#depth - half, (c) => visit(plus(c, half))),
     );
   }
 
@@ -581,7 +510,7 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
       ops.sync(),
       this.#rows().map(({ strip, matrix, id }) =>
         ops.each('n', this.#scoreMatrices, (n) =>
-          ops.store('s_tile', this.#scoresAt(strip, matrix, times(n, this.#t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
+          ops.store('s_tile', this.#at(strip, matrix, times(n, this.#t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
         ),
       ),
       ops.sync(),
@@ -593,53 +522,72 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
     return `${this.#width / 4}u * (${2 * g}u + half) + ${j}u`;
   }
 
-  /**
-   * Online softmax of the scores of the keys from `key` on: s_tile's f32 scores become f16 probabilities, in place.
-   * `between` stands between the maxima and the exponentials.
-   */
-  #softmax(key: string, between = ''): string {
-    const full = `full_${key.replace(/\W/g, '')}`;
-    const exponentials = (strips: readonly number[]): string =>
-      text(this.#exponentials(strips), this.#storeProbabilities(strips));
-    const maxima = (strips: readonly number[]): string =>
-      text(this.#takeScores(strips, key, 'tile', full, true), this.#maxima(strips), this.#raise(strips));
-    // Strips that are chains of their own share every branch, so that no block of code ends between their steps.
-    const together = this.#t.chains ? [this.#strips] : this.#strips.map((s) => [s]);
-    return text(
-      '// P = exp2(scale S - m)',
-      `let ${full} = ${this.#isFull('tile')};`,
-      between
-        ? text(together.map(maxima), between, together.map(exponentials))
-        : together.map((strips) => text('{', maxima(strips), exponentials(strips), '}')),
-      this.#t.pairs ? '' : this.#ops.sync(),
-    );
-  }
-
   /** Whether every row sees every key of a tile. */
   #isFull(tile: string): string {
     return `tile_is_full(entry, row0, ${tile}, ${this.#keyAt(tile, '0u')})`;
   }
 
   /** This invocation's groups of four scores of a strip, and the variable of each. */
-  #taken(strip: number): { readonly g: number; readonly j: number; readonly x: string }[] {
-    return this.#groups.flatMap((g) => range(this.#width / 4).map((j) => ({ g, j, x: `x_${strip}_${g}_${j}` })));
+  #taken(strip: number): { readonly g: number; readonly j: number; readonly x: string; readonly p: string }[] {
+    return this.#groups.flatMap((g) =>
+      range(this.#width / 4).map((j) => ({ g, j, x: `x_${strip}_${g}_${j}`, p: `p_${strip}_${g}_${j}` })),
+    );
   }
 
-  /** This invocation's scores of the keys from `key` on, masked unless the tile is `full`. */
-  #takeScores(strips: readonly number[], key: string, tile: string, full: string, declare = false): string {
+  /** This invocation's stored scores. */
+  #takeScores(declare: boolean): string {
     return text(
-      strips.flatMap((s) =>
+      this.#strips.flatMap((s) =>
         this.#taken(s).map(
           ({ g, j, x }) => `${declare ? 'var ' : ''}${x} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(g, j)}]);`,
         ),
       ),
-      `if (!${full}) {`,
-      strips.flatMap((s) =>
+    );
+  }
+
+  /**
+   * Online softmax of the scores taken, of the keys from `key` on: their f16 probabilities replace the f32 scores in s_tile.
+   *
+   * Exponentials do not wait for the maxima: they are taken against the maxima of before, and once more if a row's maximum
+   * rises by so much that this would not do, which is rare. `between`, the scores of the next keys, stands before the branch
+   * for that, so that matrix units and exponentials work at the same time.
+   */
+  #softmax(key: string, between = ''): string {
+    const over = this.#strips.map((s) => `scale * own_max_${s} > m_${s} + MAX_RISE`);
+    const max = (strip: number): string =>
+      this.#tree(
+        this.#taken(strip).map(({ x }) => x),
+        (a, b) => `max(${a}, ${b})`,
+      );
+    return text(
+      '// P = exp2(scale S - m)',
+      '{',
+      this.#mask(key),
+      between,
+      this.#strips.map((s) => this.#exponentials(s, true)),
+      this.#strips.map((s) => `let own_max_${s} = max_of(${max(s)});`),
+      this.#storeProbabilities(),
+      this.#ops.any('rises', over.length > 1 ? over.map((o) => `(${o})`).join(' | ') : over.join('')),
+      'if (rises) {',
+      this.#strips.map((s) => `{\n${this.#rescale(s)}\n${this.#exponentials(s, false)}\n}`),
+      this.#storeProbabilities(),
+      '}',
+      this.#strips.map((s) => `l_${s} += sum_${s};`),
+      '}',
+      this.#ops.sync(),
+    );
+  }
+
+  /** Hides the scores that rows do not see. */
+  #mask(key: string): string {
+    return text(
+      `if (!${this.#isFull('tile')}) {`,
+      this.#strips.map((s) =>
         text(
           `let position_${s} = params.q_offset + row_${s};`,
           this.#taken(s).map(({ g, j, x }) => {
             const slot = `${key} + ${this.#width}u * (${2 * g}u + half) + ${4 * j}u`;
-            const one = (i: number): string => `is_visible(entry, position_${s}, ${this.#keyAt(tile, `${slot} + ${i}u`)})`;
+            const one = (i: number): string => `is_visible(entry, position_${s}, ${this.#keyAt('tile', `${slot} + ${i}u`)})`;
             return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
           }),
         ),
@@ -648,128 +596,39 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
     );
   }
 
-  /** The maxima that the scores taken call for, as m_new_<strip>; those of before unless the keys exist. */
-  #maxima(strips: readonly number[], exists = ''): string {
+  /** Probabilities of the scores taken, and their sum. */
+  #exponentials(strip: number, declare: boolean): string {
+    const taken = this.#taken(strip);
     return text(
-      strips.map(
-        (s) =>
-          `let own_max_${s} = max_of(${this.#tree(
-            this.#taken(s).map(({ x }) => x),
-            (a, b) => `max(${a}, ${b})`,
-          )});`,
-      ),
-      strips.map((s) => {
-        const max = `scale * ${this.#ops.pairMax(`own_max_${s}`)}`;
-        return `let m_new_${s} = max(m_${s}, ${exists ? `select(M_START, ${max}, ${exists})` : max});`;
-      }),
-    );
-  }
-
-  /** Moves strips to m_new_<strip>, if a row's maximum rises by much. */
-  #raise(strips: readonly number[]): string {
-    const name = `rises_${strips[0]}`;
-    const over = strips.map((s) => `m_new_${s} > m_${s} + MAX_RISE`);
-    const rises = over.length > 1 ? over.map((o) => `(${o})`).join(' | ') : over.join('');
-    return text(
-      this.#ops.any(name, rises),
-      this.#t.pairs
-        ? this.#announceRescale()
-        : text(
-            `if (${name}) {`,
-            strips.length > 1 ? strips.map((s) => `{\n${this.#rescale(s)}\n}`) : this.#rescale(strips[0] as number),
-            '}',
-          ),
-    );
-  }
-
-  /** Scores taken become probabilities, whose sums l takes in. */
-  #exponentials(strips: readonly number[]): string {
-    return text(
-      strips.flatMap((s) => this.#taken(s).map(({ x }) => `${x} = exp2(fma(${x}, vec4<f32>(scale), vec4<f32>(-m_${s})));`)),
-      strips.map(
-        (s) =>
-          `l_${s} += sum_of(${this.#tree(
-            this.#taken(s).map(({ x }) => x),
-            (a, b) => `(${a} + ${b})`,
-          )});`,
-      ),
+      taken.map(({ x, p }) => `${declare ? 'var ' : ''}${p} = exp2(fma(${x}, vec4<f32>(scale), vec4<f32>(-m_${strip})));`),
+      `${declare ? 'var ' : ''}sum_${strip} = sum_of(${this.#tree(
+        taken.map(({ p }) => p),
+        (a, b) => `(${a} + ${b})`,
+      )});`,
     );
   }
 
   /** Probabilities go to where the scores were: each invocation's own, unless rows are short. */
-  #storeProbabilities(strips: readonly number[]): string {
+  #storeProbabilities(): string {
     const inPlace = this.#width === 16;
     return text(
-      inPlace || this.#t.pairs ? '' : this.#ops.sync(),
-      strips.flatMap((s) =>
+      inPlace ? '' : this.#ops.sync(),
+      this.#strips.flatMap((s) =>
         this.#groups.flatMap((g) =>
           range(this.#width / 8).map((u) => {
             const at = inPlace ? this.#scoreWord(g, u) : 'half';
-            const to = this.#t.pairs ? `p_tile[p_row + ${this.#probabilityWord(g, u)}]` : `s_tile[s_row_${s} + ${at}]`;
-            return `${to} = pack_halves(x_${s}_${g}_${2 * u}, x_${s}_${g}_${2 * u + 1});`;
+            return `s_tile[s_row_${s} + ${at}] = pack_halves(p_${s}_${g}_${2 * u}, p_${s}_${g}_${2 * u + 1});`;
           }),
         ),
       ),
     );
   }
 
-  // ---- two chains of keys
-
-  /** Takes the stored scores of a tile's first keys, and their maxima: where {@link #chainedStep} starts. */
-  #firstMaxima(tile: string, outputIsZero: boolean): string {
-    return text(
-      `let full_first = ${this.#isFull(tile)};`,
-      this.#takeScores(this.#strips, '0u', tile, 'full_first', true),
-      '{',
-      this.#maxima(this.#strips),
-      outputIsZero ? this.#strips.map((s) => `m_${s} = m_new_${s};`) : this.#raise(this.#strips),
-      '}',
-    );
-  }
-
-  /**
-   * One step of `chains: 'keys'`. Two groups of keys are under way, neither of which waits for the other:
-   *
-   *   these, from `key` on, whose maxima are known:   exponentials, P stored, P loaded, O += P V
-   *   the next:                                       S = Q K^T, S stored, S loaded, mask, maxima
-   *
-   * The exponentials stand amid the products with K, the maxima amid those with V, and no branch lies in between but
-   * the next group's mask. Probabilities are loaded before the next scores are stored, as both use the same memory.
-   */
-  #chainedStep(
-    buffer: string,
-    key: string,
-    next: { readonly key: string; readonly tile: string; readonly exists?: string } | undefined,
-  ): string {
-    const strips = this.#strips;
-    const ops = this.#ops;
-    const exponentials = text('// P = exp2(scale S - m)', this.#exponentials(strips), this.#storeProbabilities(strips));
-    if (!next) return text('{', exponentials, ops.sync(), this.#output(buffer, key), '}');
-    const steps = range(this.#keyDepth);
-    const half = Math.floor(this.#keyDepth / 2);
-    const products = (part: readonly number[]): string => text(part.map((c) => this.#productsAt(buffer, key, c)));
-    const { exists } = next;
-    return text(
-      '{',
-      exists ? `let exists = ${exists};` : '',
-      `let full = ${exists ? '!exists || ' : ''}${this.#isFull(next.tile)};`,
-      this.#scores(buffer, next.key, false, exponentials),
-      ops.sync(),
-      steps.map((c) => this.#probabilitiesAt(c)),
-      this.#storeScores(),
-      this.#takeScores(strips, next.key, next.tile, 'full'),
-      '// O += P V',
-      products(steps.slice(0, half)),
-      this.#maxima(strips, exists ? 'exists' : ''),
-      products(steps.slice(half)),
-      this.#raise(strips),
-      '}',
-    );
-  }
-
   /** The key in a slot of a tile. */
   #keyAt(tile: string, slot: string): string {
-    return this.#contiguous ? `key_at(entry, row0, ${tile}, ${slot})` : `tile_keys[(${tile} % KEY_RING) * BLOCK_N + ${slot}]`;
+    return this.#contiguous
+      ? `key_at(entry, row0, ${tile}, ${slot})`
+      : `tile_keys[(${tile} % (2u * KEY_BATCH)) * BLOCK_N + ${slot}]`;
   }
 
   /** Combines terms pairwise. */
@@ -827,8 +686,9 @@ ${tensor}_next_${i} = load_${tensor}(${tensor}_head + key * params.${tensor}_row
   #rescale(strip: number): string {
     const ops = this.#ops;
     return text(
-      `let alpha = exp2(m_${strip} - m_new_${strip});
-m_${strip} = m_new_${strip};
+      `let m_new = max(m_${strip}, scale * ${this.#ops.pairMax(`own_max_${strip}`)});
+let alpha = exp2(m_${strip} - m_new);
+m_${strip} = m_new;
 l_${strip} *= alpha;`,
       this.#eachGroup(this.#t.scoreKeys, (start, columns) =>
         text(
@@ -847,209 +707,35 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
   }
 
   /** O += P V for the keys from `key` on. */
-  #output(buffer: string, key: string): string {
+  #output(key: string): string {
     return text(
       '// O += P V',
-      range(this.#keyDepth).map((c) => text('{', this.#probabilitiesAt(c), this.#productsAt(buffer, key, c), '}')),
+      range(this.#keyDepth).map((c) => text('{', this.#probabilitiesAt(c), this.#productsAt(key, c), '}')),
     );
   }
 
   /** The probabilities at step c of the keys in flight, as left_<rows>_<c>. */
   #probabilitiesAt(c: number): string {
-    const { shape, pairs } = this.#t;
-    const first = c * shape.k;
+    const first = c * this.#t.shape.k;
     // Probabilities lie at the start of the scores they came from, in groups of 16 keys.
     const word = this.#width === 16 ? Math.floor(first / 16) * 4 + (first % 16) / 8 : first / 8;
-    const shared = (matrix: number): string => `(pair_row + ${matrix * shape.m}u) * P_STRIDE + ${first / 8}u`;
     return text(
-      this.#rows().map(({ strip, matrix, id }) => {
-        const left = pairs
-          ? this.#ops.load('Left', 'p_tile', shared(matrix), 'P_STRIDE', 'row_major')
-          : this.#ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major');
-        return `let left_${id}_${c} = ${left};`;
-      }),
+      this.#rows().map(
+        ({ strip, matrix, id }) =>
+          `let left_${id}_${c} = ${this.#ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')};`,
+      ),
     );
   }
 
   /** Multiplies step c's probabilities with V. */
-  #productsAt(buffer: string, key: string, c: number): string {
-    const { shape, pairs } = this.#t;
-    const firstColumn = pairs ? `side * ${this.#d / 16}u + ` : '';
+  #productsAt(key: string, c: number): string {
+    const { shape } = this.#t;
     const ops = this.#ops;
     return ops.each('n', this.#outputMatrices, (n) =>
       text(
-        `let right = ${ops.load('Right', 'v_tile', `${buffer}(${key} + ${c * shape.k}u) * KV_STRIDE + ${firstColumn}${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
+        `let right = ${ops.load('Right', 'v_tile', `(${key} + ${c * shape.k}u) * KV_STRIDE + ${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
         this.#rows().map(({ id }) => ops.set(`o_${id}`, n, ops.multiplyAdd(`left_${id}_${c}`, 'right', ops.get(`o_${id}`, n)))),
       ),
-    );
-  }
-
-  // ---- two subgroups that share 32 rows
-
-  #pairQueries(): string {
-    const ops = this.#ops;
-    const { k, m } = this.#t.shape;
-    return text(
-      '// Queries pass through s_tile into registers: both subgroups of a pair need all of its rows.',
-      this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.#depth)),
-      this.#eachGroup(2 * this.#t.scoreKeys, (start, columns) =>
-        text(
-          'workgroupBarrier();',
-          `for (var i = half; i < ${columns / 8}u; i += 2u) {
-var x = vec4<u32>();
-if (row_0 < params.n_q) {
-x = load_q(q_head + row_0 * params.q_row_stride + ${wgsl(times(start, columns / 4))} + 2u * i) ^ vec4<u32>(sign_flip);
-}
-s_tile[s_row_0 + i] = x;
-}`,
-          'workgroupBarrier();',
-          this.#rows().map(({ id, matrix }) =>
-            ops.each('c', columns / k, (c) => {
-              const at = `pair_strip + ${matrix * m}u * S_STRIDE + ${wgsl(times(c, k / 8))}`;
-              return ops.set(
-                `q_${id}`,
-                plus(times(start, columns / k), c),
-                ops.load('Left', 's_tile', at, 'S_STRIDE', 'row_major'),
-              );
-            }),
-          ),
-        ),
-      ),
-      'workgroupBarrier();',
-    );
-  }
-
-  /** Word of a row of p_tile for the 8 keys u of this invocation's group g. */
-  #probabilityWord(g: number, u: number): string {
-    return `${this.#width / 8}u * (${2 * g}u + half) + ${u}u`;
-  }
-
-  /** Tells both subgroups of the pair what the rows of this one are multiplied by. */
-  #announceRescale(): string {
-    return `var alpha = 1.0;
-if (rises_0) {
-alpha = exp2(m_0 - m_new_0);
-m_0 = m_new_0;
-l_0 *= alpha;
-}
-if (half == 0u) {
-row_scale[subgroup * ${STRIP_ROWS}u + strip_row] = alpha;
-}
-if (lane == 0u) {
-rises[subgroup] = select(0u, 1u, rises_0);
-}
-let p_row = (subgroup * ${STRIP_ROWS}u + strip_row) * P_STRIDE;`;
-  }
-
-  /** Visits the output matrices with each in turn in this subgroup's part of s_tile, as f32 rows of `shape.n`. */
-  #pairOutputs(visit: (scratch: string, matrix: number, name: string, index: Index) => string): string {
-    const ops = this.#ops;
-    const { m } = this.#t.shape;
-    return text(
-      this.#rows().map(({ id, matrix }) =>
-        ops.each('n', this.#outputMatrices, (n) => {
-          const scratch = `(own_scores + ${matrix * m}u * S_STRIDE)`;
-          return text(
-            ops.store('s_tile', scratch, ops.get(`o_${id}`, n), 'S_STRIDE'),
-            ops.sync(),
-            visit(scratch, matrix, `o_${id}`, n),
-          );
-        }),
-      ),
-    );
-  }
-
-  #pairRescale(): string {
-    const ops = this.#ops;
-    const { m, n } = this.#t.shape;
-    return text(
-      ops.anyOfWorkgroup ? 'if (rises_0) {' : 'if ((rises[subgroup] | rises[subgroup ^ 1u]) != 0u) {',
-      this.#pairOutputs((scratch, matrix, name, index) =>
-        text(
-          `for (var i = lane; i < ${(m * n) / 4}u; i += ${SUBGROUP_SIZE}u) {
-let at = ${scratch} + i / ${n / 4}u * S_STRIDE + i % ${n / 4}u;
-s_tile[at] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[at]) * row_scale[pair_row + ${matrix * m}u + i / ${n / 4}u]);
-}`,
-          ops.sync(),
-          ops.set(name, index, ops.load('Result', 's_tile', scratch, 'S_STRIDE', 'row_major')),
-          ops.sync(),
-        ),
-      ),
-      '}',
-    );
-  }
-
-  #pairLoop(): string {
-    const barrier = 'workgroupBarrier();';
-    const fetchBoth = (k: string, v: string): string => text(this.#fetch('k', k), this.#fetch('v', v));
-    return text(
-      this.#publishKeys('0u'),
-      this.#publishKeysIf('1u'),
-      this.#publishKeysIf('2u'),
-      this.#contiguous ? '' : barrier,
-      text(this.#declareFetched('k'), this.#declareFetched('v')),
-      `{\n${this.#fetch('k', '0u')}\n}`,
-      this.#stage('k'),
-      `{\n${fetchBoth('1u', '0u')}\n}`,
-      barrier,
-      'for (var tile = 0u; tile < tiles; tile++) {',
-      this.#scores('', '0u'),
-      this.#rows().map(({ matrix, id }) =>
-        this.#ops.each('n', this.#scoreMatrices, (n) =>
-          this.#ops.store(
-            's_tile',
-            this.#scoresAt(0, matrix, times(n, this.#t.shape.n / 4)),
-            this.#ops.get(`s_${id}`, n),
-            'S_STRIDE',
-          ),
-        ),
-      ),
-      '// All have read this K and the V before.',
-      barrier,
-      this.#stage('k'),
-      this.#stage('v'),
-      this.#softmaxOfPair(),
-      barrier,
-      `if (tile + 1u < tiles) {\n${this.#fetch('v', '(tile + 1u)')}\n}`,
-      `if (tile + 2u < tiles) {\n${this.#fetch('k', '(tile + 2u)')}\n}`,
-      this.#publishKeysIf('(tile + 3u)'),
-      this.#pairRescale(),
-      this.#output('', '0u'),
-      '}',
-    );
-  }
-
-  /** The softmax of this subgroup's 16 rows, with `rises_0` left in scope. */
-  #softmaxOfPair(): string {
-    return this.#softmax('0u', '// The rows of each pair are rescaled once both subgroups have spoken.');
-  }
-
-  #pairEpilogue(): string {
-    const { m, n } = this.#t.shape;
-    return text(
-      `let l = ${this.#ops.pairSum('l_0')};
-if (half == 0u) {
-row_scale[subgroup * ${STRIP_ROWS}u + strip_row] = select(0.0, 1.0 / l, l > 0.0);
-}
-workgroupBarrier();`,
-      this.#pairOutputs((scratch, matrix, _, index) =>
-        text(
-          `for (var i = lane; i < ${(m * n) / 8}u; i += ${SUBGROUP_SIZE}u) {
-let row = pair_row + ${matrix * m}u + i / ${n / 8}u;
-if (row0 + row < params.n_q) {
-let at = ${scratch} + i / ${n / 8}u * S_STRIDE + 2u * (i % ${n / 8}u);
-let a = bitcast<vec4<f32>>(s_tile[at]) * row_scale[row];
-let b = bitcast<vec4<f32>>(s_tile[at + 1u]) * row_scale[row];
-let column = side * ${this.#d / 2}u + ${wgsl(times(index, n))} + 8u * (i % ${n / 8}u);
-store_o(params.o_base + entry.head * params.o_head_stride + (row0 + row) * params.o_row_stride + column / 4u, a, b);
-}
-}`,
-          this.#ops.sync(),
-        ),
-      ),
-      `if (half == 0u && row_0 < params.n_q && params.write_lse != 0u) {
-lse[params.lse_base + entry.head * params.n_q + row_0] = LN2 * (m_0 + log2(l));
-}`,
     );
   }
 

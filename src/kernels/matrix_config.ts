@@ -9,14 +9,12 @@ export const STRIP_ROWS = 16;
  *
  * - `single`: loaded and stored between two barriers; only other workgroups hide the latency.
  * - `prefetch`: the next tile is loaded into registers while this one is computed. Two barriers a tile.
- * - `double`: as `prefetch`, but stored into a second buffer: one barrier a tile, twice the memory.
- * - `alternate`: V is loaded while the scores are computed, the next K while the output is. Two barriers a
- *   tile and half the registers of `prefetch`. Needs `scoreKeys === keys`.
  * - `overlap`: as `prefetch`, with K one tile ahead of V: the score products of the next tile stand between the
  *   maxima and the exponentials of this one, so that matrix units and exponentials can work at the same time
  *   (FlashAttention-3's pipelining inside of a warp). Needs `scoreKeys === keys`.
+ * - `overlap-single`: as `overlap`, but loaded and stored between two barriers, as in `single`: fewer registers.
  */
-export type MatrixStaging = 'single' | 'prefetch' | 'double' | 'alternate' | 'overlap';
+export type MatrixStaging = 'single' | 'prefetch' | 'overlap' | 'overlap-single';
 
 /** How a matrix-tier attention kernel is tiled; see {@link matrixAttentionShader}. */
 export interface MatrixTiling {
@@ -24,12 +22,6 @@ export interface MatrixTiling {
   readonly subgroups: 1 | 2 | 4 | 6 | 8 | 12 | 16;
   /** Strips of 16 query rows per subgroup: with two, each matrix of K and V that is loaded is used twice. */
   readonly strips: 1 | 2;
-  /**
-   * Two subgroups share 32 query rows: each scores them against half of the keys, does the softmax of 16 of them, and
-   * multiplies all of them with half of the columns of V, so that half as many matrices of K and V are loaded. Two barriers
-   * a tile, K one tile ahead of V as in `overlap`. Needs one strip, queries in registers, `scoreKeys === keys`.
-   */
-  readonly pairs?: boolean;
   /** Keys staged at a time (BLOCK_N). */
   readonly keys: 16 | 32 | 64 | 128;
   /** Keys whose scores are in flight at a time; divides `keys`. */
@@ -39,25 +31,7 @@ export interface MatrixTiling {
   readonly staging: MatrixStaging;
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
-  /**
-   * Two chains of dependent steps in a subgroup, in straight code (a branch ends what a compiler can reorder), so that one
-   * works while the other waits:
-   *
-   * - `keys`: two groups of keys. The exponentials of these stand amid the products with K of the next, as in `overlap`,
-   *   and the maxima of the next amid the products with V of these. In `overlap` and `pipelined` alone, each group's
-   *   maxima, and the branches after them, stand between everything else. Needs either of the two.
-   * - `strips`: two strips, whose softmaxes go step by step together and share the branches for masks and rescaling;
-   *   otherwise one follows the other. Needs two strips.
-   *
-   * With two strips, `keys` includes `strips`.
-   */
-  readonly chains?: 'keys' | 'strips';
   readonly sync: MatrixSync;
-  /**
-   * A barrier between the softmax and the output of each tile, which no data needs: it keeps compilers from
-   * loading matrices so early that registers spill.
-   */
-  readonly fences?: boolean;
   /** Padding of a row of scores, in 16 bytes; steers bank conflicts. */
   readonly scorePad: 1 | 2;
 }
@@ -77,24 +51,21 @@ export function scoreStride(t: MatrixTiling): number {
   return t.scoreKeys / 4 + t.scorePad;
 }
 
-/** Tiles whose keys are known at a time, in patterns that gather. */
-export function keyRing(t: MatrixTiling): number {
-  return t.staging === 'overlap' || t.pairs ? 4 : 3;
-}
-
-/** 16-byte words of one row of probabilities, where they have memory of their own. */
-export function probabilityStride(t: MatrixTiling): number {
-  return t.keys / 8 + 1;
+/**
+ * Tiles whose keys are computed at a time, in patterns that gather: one key for each invocation, but four tiles at least,
+ * since loads run up to three tiles ahead. Two such batches are known at a time.
+ */
+export function keyBatch(t: MatrixTiling): number {
+  return Math.max(4, (t.subgroups * SUBGROUP_SIZE) / t.keys);
 }
 
 /** Bytes of workgroup memory that a tiling takes (an upper bound over the patterns). */
 export function matrixWorkgroupBytes(headDim: number, t: MatrixTiling): number {
   const staged = stagedStride(headDim) * 16;
-  const kv = 2 * t.keys * staged * (t.staging === 'double' ? 2 : 1);
+  const kv = 2 * t.keys * staged;
   const scores = matrixBlockM(t) * scoreStride(t) * 16;
   const q = t.queries === 'workgroup' ? matrixBlockM(t) * staged : 0;
-  const shared = t.pairs ? matrixBlockM(t) * (probabilityStride(t) * 16 + 4) + 4 * t.subgroups : 0;
-  return kv + scores + q + shared + keyRing(t) * t.keys * 4 + 16;
+  return kv + scores + q + 2 * keyBatch(t) * t.keys * 4 + 16;
 }
 
 /** 32-bit registers per invocation that a tiling keeps live, by use. An estimate: compilers add their own. */
@@ -103,8 +74,6 @@ export interface RegisterEstimate {
   readonly queries: number;
   readonly scores: number;
   readonly prefetched: number;
-  /** What the second chain of keys keeps. */
-  readonly chained: number;
   readonly operands: number;
   /** Addresses, loop state, row statistics. */
   readonly other: number;
@@ -121,24 +90,21 @@ export interface RegisterEstimate {
  * | 32, workgroup memory | 128 | 0 | 32 | 10 | 200 |
  * | 32, registers | 128 | 64 | 32 | 6 | 260 |
  *
- * `prefetch` and `double` add 4 for each 16 bytes that an invocation stages, `alternate` half of that.
+ * `prefetch` and `overlap` add 4 for each 16 bytes that an invocation stages.
  */
 export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEstimate {
   const rows = STRIP_ROWS * t.strips;
   const perLane = (elements: number, bytes: number): number => (elements * bytes) / 4 / SUBGROUP_SIZE;
   const output = perLane(rows * headDim, 4);
-  const queries = t.queries === 'registers' ? perLane((t.pairs ? 2 : 1) * rows * headDim, 2) : 0;
+  const queries = t.queries === 'registers' ? perLane(rows * headDim, 2) : 0;
   const scores = perLane(rows * t.scoreKeys, 4);
   const vectors = (t.keys * headDim) / 8 / (t.subgroups * SUBGROUP_SIZE);
   const prefetched = {
     single: 0,
-    alternate: 4 * vectors,
     prefetch: 8 * vectors,
-    double: 8 * vectors,
     overlap: 8 * vectors + scores,
+    'overlap-single': scores,
   }[t.staging];
-  // Probabilities loaded, and scores taken beside those under way (which `overlap` counts already).
-  const chained = t.chains === 'keys' ? scores / 2 + (t.pipelined ? scores : 0) : 0;
   const operands = (t.strips * STRIP_ROWS * t.shape.k) / 64 / (t.queries === 'registers' ? 2 : 1) + (t.shape.n * t.shape.k) / 64;
   // Statistics, lane and strip addresses, loop counters and strides.
   const other = 4 * t.strips + 22;
@@ -147,10 +113,9 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
     queries,
     scores,
     prefetched,
-    chained,
     operands,
     other,
-    total: output + queries + scores + prefetched + chained + operands + other,
+    total: output + queries + scores + prefetched + operands + other,
   };
 }
 
@@ -160,25 +125,9 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
   if (headDim % 16 !== 0) return `head size ${headDim} is not a multiple of 16`;
   if (t.keys % t.scoreKeys !== 0) return `${t.keys} keys are not whole groups of ${t.scoreKeys}`;
   if (t.keys > threads) return `${t.keys} keys are more than ${threads} invocations`;
-  const whole = t.staging === 'alternate' || t.staging === 'overlap';
+  const whole = t.staging.startsWith('overlap');
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
-  if (t.chains === 'keys' && !t.pipelined && t.staging !== 'overlap')
-    return 'chains of keys need staging "overlap" or pipelined scores';
-  if (t.chains === 'strips' && t.strips !== 2) return 'chains of strips need two strips';
-  if (t.pairs) {
-    if (t.chains) return 'pairs have one chain';
-    if (
-      t.strips !== 1 ||
-      t.queries !== 'registers' ||
-      t.staging !== 'prefetch' ||
-      t.subgroups % 2 !== 0 ||
-      t.keys !== t.scoreKeys
-    )
-      return 'pairs need an even number of subgroups of one strip, queries in registers and staging "prefetch" of whole tiles';
-    if ((headDim / 2) % t.shape.n !== 0 || (t.keys / 2) % t.shape.n !== 0)
-      return `half of head size ${headDim} or of ${t.keys} keys is not whole matrices of ${t.shape.n} columns`;
-  }
   const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
   if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;
@@ -220,60 +169,46 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   // 128 rows, 16 for each subgroup.
   ...tilings(8, 1, 'registers', [
     [32, 32, 'overlap'],
-    [32, 32, 'alternate'],
+    [64, 16, 'prefetch', 'pipelined'],
     [32, 32, 'prefetch'],
-    [32, 32, 'single'],
     [16, 16, 'overlap'],
-    [32, 16, 'double'],
-    [32, 16, 'single', 'pipelined'],
+    [32, 32, 'single'],
   ]),
+  // 192 rows: more subgroups, fewer registers for each.
+  ...tilings(12, 1, 'registers', [[16, 16, 'overlap']]),
   // 128 rows, 32 for each subgroup: FlashAttention-2's shape.
   ...tilings(4, 2, 'registers', [
-    [16, 16, 'alternate'],
+    [16, 16, 'overlap'],
     [32, 32, 'single'],
   ]),
   // 64 rows, 16 for each subgroup, several workgroups a multiprocessor.
   ...tilings(4, 1, 'registers', [
-    [64, 32, 'single', 'pipelined'],
-    [16, 16, 'single'],
+    [32, 16, 'prefetch', 'pipelined'],
+    [32, 16, 'single', 'pipelined'],
     [16, 16, 'overlap'],
+    [16, 16, 'overlap-single'],
+    [32, 32, 'overlap'],
     [16, 16, 'prefetch'],
-    [16, 16, 'alternate'],
-    [32, 32, 'prefetch'],
-    [32, 32, 'double'],
-    [32, 32, 'alternate'],
-    [32, 32, 'single'],
+    [16, 16, 'single'],
   ]),
-  ...tilings(4, 1, 'workgroup', [[32, 32, 'alternate']]),
+  ...tilings(4, 1, 'workgroup', [[32, 32, 'single']]),
   // For devices with 16 KiB of workgroup memory, and large heads.
   ...tilings(2, 1, 'registers', [
     [16, 16, 'overlap'],
+    [16, 16, 'overlap-single'],
     [16, 16, 'single'],
   ]),
-  // Pairs of subgroups that share 32 rows.
-  { ...tiling(8, 1, 'registers', [32, 32, 'prefetch']), pairs: true },
-  { ...tiling(4, 1, 'registers', [32, 32, 'prefetch']), pairs: true },
-  // Two chains of dependent steps in each subgroup.
-  ...[
-    tiling(8, 1, 'registers', [32, 32, 'overlap']),
-    tiling(8, 1, 'registers', [16, 16, 'overlap']),
-    tiling(4, 1, 'registers', [32, 32, 'overlap']),
-    tiling(4, 1, 'registers', [16, 16, 'overlap']),
-    tiling(4, 1, 'registers', [64, 32, 'single', 'pipelined']),
-    tiling(2, 2, 'registers', [16, 16, 'overlap']),
-  ].map((t) => ({ ...t, chains: 'keys' as const })),
-  { ...tiling(4, 2, 'registers', [16, 16, 'alternate']), chains: 'strips' },
 ];
 
 /**
- * The tuned table: what `bench/tune` found fastest on an H200 at head size 128 (bench/NOTES.md). Devices that lack a
+ * The tuned table: what `bench/tune` found fastest on an H100 at head size 128 (bench/NOTES.md). Devices that lack a
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: Readonly<Record<AttentionKernel, TilingShape & { readonly shape: MatrixShape }>> = {
-  dense: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 16, k: 16 } },
-  a_shape: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 16, k: 16 } },
-  vertical_slash: { ...tiling(4, 1, 'registers', [64, 32, 'single', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
-  block_sparse: { ...tiling(4, 1, 'registers', [16, 16, 'single']), shape: { m: 16, n: 8, k: 16 } },
+  dense: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 8, k: 16 } },
+  a_shape: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 8, k: 16 } },
+  vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
+  block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
 };
 
 /** What {@link chooseMatrixTiling} needs to know of a device. */

@@ -1,5 +1,5 @@
 import type { BindingKind } from '../device/pipelines.js';
-import type { MatrixShape } from '../device/subgroup_matrix.js';
+import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import type { MatrixTiling } from './matrix_config.js';
 
 /** A workgroup array of `vec4<u32>` that matrices are loaded from. */
@@ -94,8 +94,10 @@ export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): Matri
       'diagnostic(off, subgroup_uniformity);',
       'diagnostic(off, chromium.subgroup_matrix_uniformity);',
     ].join('\n'),
-    builtins: '@builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32',
-    prologue: barrier ? WORKGROUP_ANY.prologue : '',
+    builtins: '',
+    // Compilers bound these, so that no matrix access needs a check; subgroup_id they do not, and a checked access has a
+    // stride that is only known at run time, for which NVIDIA's driver loads a matrix by single halves.
+    prologue: `${barrier ? `${WORKGROUP_ANY.prologue}\n` : ''}let subgroup = thread / ${SUBGROUP_SIZE}u;\nlet lane = thread % ${SUBGROUP_SIZE}u;`,
     declarations: () =>
       [
         `alias Left = subgroup_matrix_left<f16, ${k}, ${m}>;`,

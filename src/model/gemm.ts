@@ -8,7 +8,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
 import { prelude } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
-import { type MatrixGemmTiling, matrixGemmShader, type ProductOutput } from './matrix_gemm.js';
+import { gemmTilingFor, type MatrixGemmTiling, matrixGemmShader, type ProductOutput } from './matrix_gemm.js';
 import { outputLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
 
@@ -150,7 +150,7 @@ export function gemvShader(
 export function productShader(
   kernels: ModelKernels,
   part: Pick<WeightPart, 'type' | 'rows' | 'rowStart'>,
-  matrix: { readonly rows: number; readonly bias: boolean },
+  matrix: { readonly rows: number; readonly columns: number; readonly bias: boolean },
   output: ProductOutput,
   rows: number,
 ): { readonly shader: ShaderSpec; readonly workgroups: readonly [number, number] } {
@@ -160,7 +160,7 @@ export function productShader(
     const x = Math.min(groups, kernels.profile.limits.maxComputeWorkgroupsPerDimension);
     return { shader: gemvShader(kernels, type, output, matrix.bias, rows), workgroups: [x, Math.ceil(groups / x)] };
   }
-  const tiling = kernels.matrix;
+  const tiling = kernels.matrix && gemmTilingFor(kernels.matrix, matrix.columns);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
   if (tiling && aligned && kernels.activation === 'f16' && rows > 16) {
     return {
@@ -190,7 +190,7 @@ export function gemmParams(
 export function recordProduct(rec: Recorder, kernels: ModelKernels, product: Product): void {
   const { matrix, a, firstRow = 0, rows, c, output } = product;
   for (const part of matrix.parts) {
-    const shape = { rows: matrix.rows, bias: matrix.bias !== undefined };
+    const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
     const { shader, workgroups } = productShader(kernels, part, shape, output, rows);
     const params = rec.constant('product', gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
     rec.dispatch({

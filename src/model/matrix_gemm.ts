@@ -10,14 +10,6 @@ import type { WeightType } from './types.js';
 /** What becomes of a product: stored as an activation or as f32, or added to the f32 residual stream. */
 export type ProductOutput = 'activation' | 'f32' | 'add';
 
-/**
- * How tiles of A and W reach workgroup memory:
- *
- * - `prefetch`: the next tile is loaded into registers while this one is multiplied. Two barriers a tile.
- * - `double`: as `prefetch`, but stored into a second buffer: one barrier a tile, twice the memory.
- */
-export type GemmStaging = 'prefetch' | 'double';
-
 /** How a matrix-tier product is tiled; see {@link matrixGemmShader}. */
 export interface MatrixGemmTiling {
   readonly shape: MatrixShape;
@@ -29,7 +21,6 @@ export interface MatrixGemmTiling {
   readonly subgroupN: number;
   /** Columns of A and W staged at a time. */
   readonly depth: 32 | 64;
-  readonly staging: GemmStaging;
 }
 
 /** Subgroups of a workgroup. */
@@ -44,7 +35,7 @@ function rowWords(t: MatrixGemmTiling): number {
 
 /** 16-byte words of the staged tiles. */
 function tileWords(t: MatrixGemmTiling): number {
-  return (t.blockM + t.blockN) * rowWords(t) * (t.staging === 'double' ? 2 : 1);
+  return (t.blockM + t.blockN) * rowWords(t);
 }
 
 /** Bytes of workgroup memory that a tiling takes. */
@@ -102,39 +93,32 @@ const tiling = (
   [blockM, blockN]: readonly [number, number],
   [subgroupM, subgroupN]: readonly [number, number],
   depth: 32 | 64,
-  staging: GemmStaging,
-): GemmTilingShape => ({ blockM, blockN, subgroupM, subgroupN, depth, staging });
+): GemmTilingShape => ({ blockM, blockN, subgroupM, subgroupN, depth });
 
 /**
- * The tilings to measure, most promising first. A multiprocessor of an H100 reads 128 bytes of workgroup memory a clock
- * and multiplies at most 2680 FLOPs a clock. A subgroup's tile of M x N reads 2 (M + N) bytes for 2 M N FLOPs of each
- * column of k: 32 x 64 is bounded by 2731, 64 x 64 by 4096, 64 x 128 by 5461 FLOPs a clock, before staging's writes.
+ * The tilings to measure, the fastest on an H100 first (bench/NOTES.md). A multiprocessor of an H100 reads 128 bytes of
+ * workgroup memory a clock, about 24 of second-level cache, and multiplies at most 2760 FLOPs. A subgroup's tile of M x N
+ * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 192 x 128 is bounded
+ * by 414 TFLOPS, 128 x 128 by 347. Steps of 64 columns hide the latency of the cache, steps of 32 do not.
  *
- * | block | subgroup | subgroups | registers | depth 32 double / 64 prefetch, KiB |
+ * | block | subgroup | subgroups | registers | KiB at a depth of 32, 64 |
  * | --- | --- | --- | --- | --- |
- * | 128 x 128 | 64 x 64 | 4 | 206 | 40 / 36 |
- * | 128 x 128 | 32 x 64 | 8 | 114 | 40 / 36 |
- * | 256 x 128 | 64 x 64 | 8 | 196 | 60 / 54: too much for 48, so depth 32 prefetch at 30 |
+ * | 192 x 128 | 48 x 64 | 8 | 160 | 25, 45 |
+ * | 128 x 128 | 64 x 64 | 4 | 206 | 20, 36 |
+ * | 128 x 256 | 64 x 64 | 8 | 196 | 30, 54: too much for 48 |
  */
 export const GEMM_TILINGS: readonly GemmTilingShape[] = [
-  tiling([128, 128], [64, 64], 32, 'double'),
-  tiling([128, 128], [64, 32], 32, 'double'),
-  tiling([128, 128], [32, 64], 32, 'double'),
-  tiling([128, 128], [64, 64], 32, 'prefetch'),
-  tiling([128, 128], [64, 32], 32, 'prefetch'),
-  tiling([128, 128], [32, 64], 32, 'prefetch'),
-  tiling([128, 128], [64, 32], 64, 'prefetch'),
-  tiling([128, 128], [32, 64], 64, 'prefetch'),
-  tiling([128, 128], [64, 64], 64, 'prefetch'),
-  tiling([256, 128], [64, 64], 32, 'prefetch'),
-  tiling([128, 256], [64, 64], 32, 'prefetch'),
-  tiling([256, 64], [64, 32], 32, 'double'),
-  tiling([128, 64], [64, 32], 32, 'double'),
-  tiling([128, 64], [32, 32], 32, 'double'),
-  tiling([64, 128], [32, 64], 32, 'double'),
-  tiling([64, 64], [32, 32], 32, 'double'),
+  tiling([192, 128], [48, 64], 64),
+  tiling([128, 192], [64, 48], 64),
+  tiling([192, 128], [96, 32], 64),
+  tiling([128, 256], [64, 64], 32),
+  tiling([256, 128], [64, 64], 32),
+  tiling([128, 128], [64, 32], 64),
+  tiling([128, 128], [32, 64], 64),
+  tiling([128, 128], [64, 64], 32),
+  tiling([128, 128], [64, 32], 32),
   // For devices with 16 KiB of workgroup memory.
-  tiling([64, 64], [32, 32], 32, 'prefetch'),
+  tiling([64, 64], [32, 32], 32),
 ];
 
 /** The first of {@link GEMM_TILINGS} that a device can run, if any. */
@@ -142,14 +126,19 @@ export function chooseGemmTiling(
   shapes: readonly MatrixShape[],
   limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
 ): MatrixGemmTiling | undefined {
-  const shape = shapes[0];
+  const shape = shapes.find(({ n }) => n === 16) ?? shapes[0];
   return shape && GEMM_TILINGS.map((t) => ({ ...t, shape })).find((t) => gemmTilingFits(t, limits));
+}
+
+/** The tiling for matrices of so many columns, a multiple of 32: its depth must divide them. */
+export function gemmTilingFor(t: MatrixGemmTiling, columns: number): MatrixGemmTiling {
+  return columns % t.depth === 0 ? t : { ...t, depth: 32 };
 }
 
 /** A tiling in a few words, for labels and tables. */
 export function gemmTilingName(t: MatrixGemmTiling): string {
   const { m, n, k } = t.shape;
-  return `${t.blockM}x${t.blockN} sg${t.subgroupM}x${t.subgroupN} k${t.depth} ${t.staging} ${m}x${n}x${k}`;
+  return `${t.blockM}x${t.blockN} sg${t.subgroupM}x${t.subgroupN} k${t.depth} ${m}x${n}x${k}`;
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
@@ -168,7 +157,7 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
  * pass through the same memory, 16 rows at a time, since elements of a matrix cannot be reached.
  *
  * Rows past the end repeat the last one; their results are not stored. n, and the columns and stride of C, must be
- * multiples of 4; A is f16. Bindings: 0 params (GemmParams), 1 weights, 2 A, 3 bias, 4 C.
+ * multiples of 4, k one of `depth`; A is f16. Bindings: 0 params (GemmParams), 1 weights, 2 A, 3 bias, 4 C.
  * Workgroups: (m / blockM, n / blockN), rounded up: those that share W run together.
  *
  * @throws {@link MinferenceError} `invalid-argument` for an impossible tiling.
@@ -191,7 +180,6 @@ export function matrixGemmShader(
       DEPTH: t.depth,
       DEPTH8: t.depth / 8,
       STRIDE: rowWords(t),
-      BUFFER: (t.blockM + t.blockN) * rowWords(t),
       SLICE4: sliceColumns(t) / 4,
       SLICE_STRIDE: sliceColumns(t) / 4 + 1,
     },
@@ -259,51 +247,36 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
         ? `${name} = a[(params.a_base + min(row0 + ${line}, params.m - 1u) * params.a_stride) / 2u + ${k0} / 8u + ${group}];`
         : `${name} = weight_word(min(column0 + ${line}, params.n - 1u), ${k0} / 8u + ${group});`,
     );
-  const stage = (buffer: string): string =>
-    eachWord(
-      (name, line, group, of) => `tile[${buffer}(${of === 'w' ? 'BLOCK_M + ' : ''}${line}) * STRIDE + ${group}] = ${name};`,
-    );
+  const stage = eachWord(
+    (name, line, group, of) => `tile[(${of === 'w' ? 'BLOCK_M + ' : ''}${line}) * STRIDE + ${group}] = ${name};`,
+  );
   const sums = rowMatrices.map((i) => ops.declare(`c_${i}`, 'Result', columnMatrices));
-  const multiply = (buffer: string): string =>
-    ops.each('step', t.depth / k, (step) =>
-      lines(
-        rowMatrices.map(
-          (i) =>
-            `let left_${i} = ${ops.load('Left', 'tile', `${buffer}(subgroup_row + ${i * m}u) * STRIDE + ${wgsl(times(step, k / 8))}`, 'STRIDE', 'row_major')};`,
-        ),
-        ops.each('j', columnMatrices, (j) =>
-          lines(
-            `let right = ${ops.load('Right', 'tile', `${buffer}(BLOCK_M + subgroup_column + ${wgsl(times(j, n))}) * STRIDE + ${wgsl(times(step, k / 8))}`, 'STRIDE', 'col_major')};`,
-            rowMatrices.map((i) => ops.set(`c_${i}`, j, ops.multiplyAdd(`left_${i}`, 'right', ops.get(`c_${i}`, j)))),
-          ),
+  const multiply = ops.each('step', t.depth / k, (step) =>
+    lines(
+      rowMatrices.map(
+        (i) =>
+          `let left_${i} = ${ops.load('Left', 'tile', `(subgroup_row + ${i * m}u) * STRIDE + ${wgsl(times(step, k / 8))}`, 'STRIDE', 'row_major')};`,
+      ),
+      ops.each('j', columnMatrices, (j) =>
+        lines(
+          `let right = ${ops.load('Right', 'tile', `(BLOCK_M + subgroup_column + ${wgsl(times(j, n))}) * STRIDE + ${wgsl(times(step, k / 8))}`, 'STRIDE', 'col_major')};`,
+          rowMatrices.map((i) => ops.set(`c_${i}`, j, ops.multiplyAdd(`left_${i}`, 'right', ops.get(`c_${i}`, j)))),
         ),
       ),
-    );
-  const loop =
-    t.staging === 'double'
-      ? lines(
-          'var buffer = 0u;',
-          fetch('0u'),
-          stage('buffer + '),
-          'for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {',
-          'workgroupBarrier();',
-          'let more = k0 + DEPTH < params.k;',
-          `if (more) {\n${fetch('(k0 + DEPTH)')}\n}`,
-          multiply('buffer + '),
-          'buffer = BUFFER - buffer;',
-          `if (more) {\n${stage('buffer + ')}\n}`,
-          '}',
-        )
-      : lines(
-          fetch('0u'),
-          'for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {',
-          'workgroupBarrier();',
-          stage(''),
-          'workgroupBarrier();',
-          `if (k0 + DEPTH < params.k) {\n${fetch('(k0 + DEPTH)')}\n}`,
-          multiply(''),
-          '}',
-        );
+    ),
+  );
+  const loop = lines(
+    fetch('0u'),
+    'for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {',
+    'workgroupBarrier();',
+    stage,
+    'workgroupBarrier();',
+    // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else
+    // keeps them where they are, a step ahead.
+    `if (k0 + DEPTH < params.k) {\n${fetch('(k0 + DEPTH)')}\n}`,
+    multiply,
+    '}',
+  );
 
   const slice = sliceColumns(t);
   const epilogue = range(t.subgroupM / 16).flatMap((strip) =>

@@ -51,7 +51,7 @@ export interface LanguageModelOptions {
   readonly patternOptions?: LayerPatternOptions;
   /** Chunks with which the sequence has fewer tokens than this attend densely. Default 4096. */
   readonly denseBelow?: number;
-  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default false: not yet checked on hardware. */
+  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default true. */
   readonly matrixProducts?: boolean | MatrixGemmTiling;
   /** Options of the attention. */
   readonly attention?: Omit<SparsePrefillOptions, 'tier'>;
@@ -344,7 +344,7 @@ export class LanguageModel {
   }
 
   #productShaders(matrix: Matrix, output: ProductOutput, rows: readonly number[]): ShaderSpec[] {
-    const shape = { rows: matrix.rows, bias: matrix.bias !== undefined };
+    const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
     return matrix.parts.flatMap((part) => rows.map((n) => productShader(this.#kernels, part, shape, output, n).shader));
   }
 
@@ -981,7 +981,7 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
 
 function matrixTiling(
   profile: DeviceProfile,
-  wanted: LanguageModelOptions['matrixProducts'] = false,
+  wanted: LanguageModelOptions['matrixProducts'] = true,
 ): MatrixGemmTiling | undefined {
   const shapes = profile.matrix?.shapes ?? [];
   if (typeof wanted === 'boolean') return wanted ? chooseGemmTiling(shapes, profile.limits) : undefined;

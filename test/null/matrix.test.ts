@@ -67,12 +67,10 @@ test('unsuitable tilings are refused by name', () => {
   expect(build('vertical_slash', 128)).toThrow(/128 rows span more than an index block/);
   expect(build('dense', 40)).toThrow(/head size 40/);
   expect(build('dense', 64, { pipelined: true })).toThrow(/nothing to pipeline/);
-  expect(build('dense', 64, { keys: 64, staging: 'alternate' })).toThrow(/alternate staging/);
+  expect(build('dense', 64, { keys: 64, staging: 'overlap' })).toThrow(/overlap staging/);
   expect(build('block_sparse', 64, { subgroups: 4, keys: 128 })).toThrow(/128 keys span more than a block/);
   expect(build('dense', 64, { subgroups: 1, keys: 64 })).toThrow(/64 keys are more than 32 invocations/);
-  expect(build('dense', 64, { chains: 'keys' })).toThrow(/chains of keys need staging "overlap" or pipelined scores/);
-  expect(build('dense', 64, { chains: 'strips' })).toThrow(/chains of strips need two strips/);
-  expect(build('dense', 64, { chains: 'keys', staging: 'overlap' })).not.toThrow();
+  expect(build('dense', 64, { keys: 64, staging: 'overlap-single' })).toThrow(/overlap-single staging/);
 });
 
 test('a tiling that fits is chosen, or none', () => {

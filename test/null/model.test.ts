@@ -7,8 +7,10 @@ import { gemmShader, gemmTiling, gemvShader, type ModelKernels } from '../../src
 import {
   chooseGemmTiling,
   GEMM_TILINGS,
+  type GemmTilingShape,
   gemmRegisters,
   gemmTilingFits,
+  gemmTilingFor,
   gemmTilingProblem,
   gemmWorkgroupBytes,
   type MatrixGemmTiling,
@@ -94,6 +96,12 @@ test('a device gets a tiling that it can run, or none', () => {
       expect(gemmRegisters(tiling)).toBeLessThanOrEqual(255);
     }
   }
+  const deep: MatrixGemmTiling = { shape: { m: 16, n: 8, k: 16 }, ...(GEMM_TILINGS[0] as GemmTilingShape) };
+  expect(deep.depth).toBe(64);
+  expect(gemmTilingFor(deep, 4096)).toBe(deep);
+  const shallow = gemmTilingFor(deep, 576 + 32);
+  expect(shallow).toEqual({ ...deep, depth: 32 });
+  expect(gemmTilingProblem(shallow)).toBeUndefined();
   const odd: MatrixGemmTiling = {
     shape: { m: 16, n: 8, k: 16 },
     blockM: 128,
@@ -101,7 +109,6 @@ test('a device gets a tiling that it can run, or none', () => {
     subgroupM: 48,
     subgroupN: 64,
     depth: 32,
-    staging: 'double',
   };
   expect(gemmTilingProblem(odd)).toContain('divide');
   expect(() => matrixGemmShader(odd, 'f16', 'f32', false)).toThrow('tiling');
