@@ -46,7 +46,8 @@ export function gemmWorkgroupBytes(t: MatrixGemmTiling): number {
 /** Columns of C that a subgroup passes through workgroup memory at a time: as many as fit where the tiles were. */
 function sliceColumns(t: MatrixGemmTiling): number {
   let columns = t.subgroupN;
-  while (columns > t.shape.n && gemmSubgroups(t) * 16 * (columns / 4 + 1) > tileWords(t)) columns /= 2;
+  const fits = (): boolean => gemmSubgroups(t) * 16 * (columns / 4 + 1) <= tileWords(t);
+  while (columns > t.shape.n && !(t.subgroupN % columns === 0 && fits())) columns -= t.shape.n;
   return columns;
 }
 
@@ -99,7 +100,8 @@ const tiling = (
  * The tilings to measure, the fastest on an H100 first (bench/NOTES.md). A multiprocessor of an H100 reads 128 bytes of
  * workgroup memory a clock, about 24 of second-level cache, and multiplies at most 2760 FLOPs. A subgroup's tile of M x N
  * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 192 x 128 is bounded
- * by 414 TFLOPS, 128 x 128 by 347. Steps of 64 columns hide the latency of the cache, steps of 32 do not.
+ * by 414 TFLOPS, 128 x 128 by 347. Rows of 64 columns are whole cache lines and are stored without bank conflicts; rows of 32
+ * are not.
  *
  * | block | subgroup | subgroups | registers | KiB at a depth of 32, 64 |
  * | --- | --- | --- | --- | --- |

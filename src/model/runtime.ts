@@ -51,7 +51,7 @@ export interface LanguageModelOptions {
   readonly patternOptions?: LayerPatternOptions;
   /** Chunks with which the sequence has fewer tokens than this attend densely. Default 4096. */
   readonly denseBelow?: number;
-  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default true. */
+  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default false: checked on hardware product by product, but not yet in a whole model. */
   readonly matrixProducts?: boolean | MatrixGemmTiling;
   /** Options of the attention. */
   readonly attention?: Omit<SparsePrefillOptions, 'tier'>;
@@ -981,7 +981,7 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
 
 function matrixTiling(
   profile: DeviceProfile,
-  wanted: LanguageModelOptions['matrixProducts'] = true,
+  wanted: LanguageModelOptions['matrixProducts'] = false,
 ): MatrixGemmTiling | undefined {
   const shapes = profile.matrix?.shapes ?? [];
   if (typeof wanted === 'boolean') return wanted ? chooseGemmTiling(shapes, profile.limits) : undefined;
