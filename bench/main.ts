@@ -21,6 +21,7 @@ import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
 import { bars, costCurve } from './plot.js';
 import { type BenchFile, merge, readEarlier, report, toCsv, toMarkdown, write } from './results.js';
 import { runTilings } from './tilings.js';
+import { addTuneCommand } from './tune/matrix_tune.js';
 
 const PATTERNS = {
   dense: { kind: 'dense' },
@@ -206,7 +207,7 @@ for (const suite of SUITES) {
     .option('--dispatch-ms <ms>', 'aimed-at longest dispatch', Number, 2000)
     .option('--check-rows <n>', 'rows checked against the oracle; 0: none', Number, 8)
     .option('--scale <x>', 'size of the ceiling measurements, 1 on a GPU', Number, 1)
-    .option('--tilings <file>', 'tilings of the matrix tier that bench/tune --best wrote')
+    .option('--tilings <file>', 'tilings of the matrix tier that `tune --best` wrote')
     .option('--peers <folder>', "the peers' files", '.gpu/peers')
     .option('--peers-from <n>', 'shortest length for peers', Number, 16_384)
     .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)
@@ -220,7 +221,7 @@ program
   .option('--head-dim <n>', 'head size', Number, 128)
   .option('--lengths <list>', 'sequence lengths, each with xHEADS if not 8', lengthsOf, lengthsOf('32768,131072'))
   .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 300)
-  .option('--tilings <file>', 'tilings of the matrix tier that bench/tune --best wrote')
+  .option('--tilings <file>', 'tilings of the matrix tier that `tune --best` wrote')
   .action((options) => runMethods(options, tilingsOf(options)));
 program
   .command('tilings')
@@ -233,6 +234,7 @@ program
   .option('--budget-ms <ms>', 'GPU time to spend on one measurement', Number, 300)
   .option('--more <file>', 'a JSON list of tilings to time instead; what is left out is as in the best one')
   .action(runTilings);
+addTuneCommand(program);
 addGemmCommand(program);
 addModelCommand(program, tilingsOf);
 await program.parseAsync();

@@ -478,7 +478,7 @@ export function addModelCommand(
     .option('--decode <n>', 'tokens to generate after each prompt, if more than 2', Number, 32)
     .option('--no-matrix-products', 'leave subgroup matrices to attention')
     .option('--gemm-tiling <file>', 'tiling of the products on subgroup matrices, as JSON')
-    .option('--tilings <file>', 'tilings of the matrix tier that bench/tune --best wrote')
+    .option('--tilings <file>', 'tilings of the matrix tier that `tune --best` wrote')
     .option('--scale <x>', 'size of the ceiling measurements (default: 1 on a GPU)', Number)
     .addOption(
       new Option('--peers [folder]', 'measure llama.cpp too, from this folder of scripts/fetch_peers.sh').preset('.gpu/peers'),

@@ -2,7 +2,7 @@
 """Shows the machine code that NVIDIA's driver makes of our shaders: what no statistic tells.
 
     mkdir /tmp/cache
-    __GL_SHADER_DISK_CACHE=1 __GL_SHADER_DISK_CACHE_PATH=/tmp/cache node .build/tune/matrix_tune.js ...
+    __GL_SHADER_DISK_CACHE=1 __GL_SHADER_DISK_CACHE_PATH=/tmp/cache npm run bench -- tune ...
     pip install zstandard nvidia-cuda-nvdisasm        # or nvdisasm of CUDA's toolkit on the PATH
     python3 bench/tune/disassemble.py /tmp/cache --out /tmp/sass
 

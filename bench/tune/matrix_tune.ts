@@ -1,14 +1,12 @@
 // Times every tiling of the matrix tier's attention kernels on a real device, each checked against the float64
-// oracle, and prints a table and JSON.
-//
-//   vite build -c bench/tune/vite.config.ts && node .build/tune/matrix_tune.js --json tune.json
+// oracle, and prints a table and JSON: `npm run bench -- tune --json tune.json`.
 //
 // First every variant is checked on small inputs and timed on the first dense length; the fastest `--keep` of each
 // number of rows per workgroup go on to the other workloads. `--emulate --lengths 200 --sparse 300 ...` tries the
 // program itself on a device without subgroup matrices.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Float16Array } from '@petamoriken/float16';
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { openNodeDevice } from '../../src/device/node.js';
 import { PipelineCache, type ShaderSpec } from '../../src/device/pipelines.js';
 import { profileDevice } from '../../src/device/profile.js';
@@ -440,28 +438,34 @@ async function main(options: Options): Promise<void> {
   device.destroy();
 }
 
-const program = new Command('matrix_tune')
-  .option('--head-dim <n>', 'head size', '128')
-  .option('--heads <n>', 'query heads', '8')
-  .option('--lengths <list>', 'dense lengths', '16384,32768')
-  .option('--sparse <list>', 'lengths of the sparse patterns', '131072')
-  .option('--tilings <list>', 'numbers of MATRIX_TILINGS, or none; all unless given', '')
-  .option(
-    '--more <file>',
-    'more tilings to try, a JSON list of what differs from the first one, for each matrix shape unless it names one',
-  )
-  .option('--syncs <list>', 'ways of ordering', 'subgroup,workgroup')
-  .option('--shapes <list>', 'matrix shapes', '16x8x16,16x16x16')
-  .option('--sizes <list>', 'init,local,columns,slashes,blocks', '')
-  .option('--keep <n>', 'variants of each size that go on to the other workloads', '6')
-  .option('--passes <n>', 'timed passes', '12')
-  .option('--warm-ms <ms>', 'GPU time of the warm-up before each measurement', '500')
-  .option('--rows <n>', 'rows to check of each output', '6')
-  .option('--json <path>', 'write results there')
-  .option('--best <path>', 'write the fastest tiling of each kernel there, for `bench --tilings`')
-  .option('--emulate', 'emulate matrices')
-  .option('--ablate', 'time every tiling with one part of its work left out at a time')
-  .option('--assume', 'trust --shapes instead of the list of the adapter')
-  .option('--no-check', 'skip the checks on small inputs');
-program.parse();
-await main(program.opts<Options>());
+/** Adds the command `tune`: times the tilings of the matrix tier's attention. */
+export function addTuneCommand(program: Command): void {
+  program
+    .command('tune')
+    .description(
+      'every tiling of the matrix tier: all on the first dense length, the best ones on all patterns; each result checked',
+    )
+    .option('--head-dim <n>', 'head size', '128')
+    .option('--heads <n>', 'query heads', '8')
+    .option('--lengths <list>', 'dense lengths', '16384,32768')
+    .option('--sparse <list>', 'lengths of the sparse patterns', '131072')
+    .option('--tilings <list>', 'numbers of MATRIX_TILINGS, or none; all unless given', '')
+    .option(
+      '--more <file>',
+      'more tilings to try, a JSON list of what differs from the first one, for each matrix shape unless it names one',
+    )
+    .option('--syncs <list>', 'ways of ordering', 'subgroup,workgroup')
+    .option('--shapes <list>', 'matrix shapes', '16x8x16,16x16x16')
+    .option('--sizes <list>', 'init,local,columns,slashes,blocks', '')
+    .option('--keep <n>', 'variants of each size that go on to the other workloads', '6')
+    .option('--passes <n>', 'timed passes', '12')
+    .option('--warm-ms <ms>', 'GPU time of the warm-up before each measurement', '500')
+    .option('--rows <n>', 'rows to check of each output', '6')
+    .option('--json <path>', 'write results there')
+    .option('--best <path>', 'write the fastest tiling of each kernel there, for `bench --tilings`')
+    .option('--emulate', 'emulate matrices')
+    .option('--ablate', 'time every tiling with one part of its work left out at a time')
+    .option('--assume', 'trust --shapes instead of the list of the adapter')
+    .option('--no-check', 'skip the checks on small inputs')
+    .action(main);
+}

@@ -158,7 +158,7 @@ function tilings(
 }
 
 /**
- * The family of tilings that `bench/tune/matrix_tune.ts` measures; any matrix shape and sync applies to each.
+ * The family of tilings that `bench tune` measures; any matrix shape and sync applies to each.
  *
  * What bounds them at head size 128: a query-key pair is 512 FLOPs and moves 512 / rows-per-subgroup bytes of K and V
  * matrices, 12 of scores and probabilities, 256 / scoreKeys of queries unless they are in registers, and
@@ -201,7 +201,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
 ];
 
 /**
- * The tuned table: what `bench/tune` found fastest on an H100 at head size 128 (bench/NOTES.md). Devices that lack a
+ * The tuned table: what `bench tune` found fastest on an H100 at head size 128 (bench/NOTES.md). Devices that lack a
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: Readonly<Record<AttentionKernel, TilingShape & { readonly shape: MatrixShape }>> = {

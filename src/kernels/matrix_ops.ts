@@ -81,7 +81,10 @@ if (${condition}) {
 let ${name} = workgroupUniformLoad(&any_step) == step;`,
 };
 
-/** The real thing: `chromium_experimental_subgroup_matrix`. */
+/**
+ * The real thing: `chromium_experimental_subgroup_matrix`. Subgroups are taken to be 32 consecutive invocations, as they are
+ * on all hardware that has matrices of theirs, though WGSL does not promise it; `verify` would tell.
+ */
 export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): MatrixOps {
   const { m, n, k } = shape;
   const barrier = sync === 'workgroup';

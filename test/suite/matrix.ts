@@ -325,7 +325,7 @@ function program({ subgroups, keys, scoreKeys, ...rest }: TilingShape): string {
 }
 
 // Software devices compile slowly: of tilings that differ in sizes only, the one with the least workgroup.
-// bench/tune/matrix_tune.ts checks them all.
+// `bench tune` checks them all.
 const programs = new Map(MATRIX_TILINGS.map((t) => [program(t), t]));
 for (const t of programs.values()) {
   add(`tiling ${JSON.stringify(t)}`, async (ctx, name) => {
