@@ -45,6 +45,7 @@ export {
 export {
   allocationSpace,
   type CandidateResult,
+  DEFAULT_TARGET,
   type LayerResult,
   SEARCH_SPACE,
   type SearchOptions,
