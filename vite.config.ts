@@ -13,6 +13,13 @@ const absent = (path: string, what: string, variable: string): string =>
 const chromiumMissing = absent(chromium, 'Chromium', 'CHROMIUM');
 
 // Chromium's own software adapter, so that the result does not depend on the machine's GPU.
+const chromiumArgs = [
+  '--enable-unsafe-webgpu',
+  '--use-webgpu-adapter=swiftshader',
+  '--enable-features=Vulkan',
+  '--use-vulkan=swiftshader',
+  '--no-sandbox',
+];
 const headlessChromium = {
   enabled: true,
   headless: true,
@@ -20,13 +27,7 @@ const headlessChromium = {
   provider: playwright({
     launchOptions: {
       executablePath: chromium,
-      args: [
-        '--enable-unsafe-webgpu',
-        '--use-webgpu-adapter=swiftshader',
-        '--enable-features=Vulkan',
-        '--use-vulkan=swiftshader',
-        '--no-sandbox',
-      ],
+      args: chromiumArgs,
     },
   }),
   instances: [{ browser: 'chromium' as const }],
@@ -83,6 +84,15 @@ export default defineConfig({
           pool: 'forks',
           env: { VK_DRIVER_FILES: swiftshader },
           provide: { tiers: 'portable', missing: absent(swiftshader, 'SwiftShader', 'SWIFTSHADER_ICD') },
+        },
+      },
+      {
+        extends: true,
+        // The demo page, built and opened in a Chromium of its own.
+        test: {
+          name: 'demo',
+          include: ['test/demo/*.test.ts'],
+          provide: { chromium, chromiumArgs, missing: chromiumMissing },
         },
       },
       {

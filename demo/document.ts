@@ -15,6 +15,8 @@ const SLACK = 8;
 const OPEN_ANSWER = 24;
 /** Fewer tokens have no room for facts. */
 const LEAST = 256;
+/** Characters of a text for each token that is asked for, spaces included: more than any language takes. */
+const LONGEST_TOKEN = 16;
 
 /** What a document is made from. */
 export interface DocumentRequest {
@@ -58,21 +60,24 @@ export interface DemoDocument {
 export function makeDocument(tokenizer: Tokenizer, maker: PromptMaker, request: DocumentRequest): DemoDocument {
   const { text, facts, seed } = request;
   const random = new Random(seed);
-  const own = text === undefined ? undefined : ownSentences(text, maker);
+  const count = wordCounter(maker);
+  const own = text === undefined ? undefined : ownSentences(text, request.length, count);
   const sentences = own?.sentences ?? textSentences(NOVEL, random);
-  const { inserts, problems }: { inserts: readonly Insert[]; problems: readonly Problem[] } =
+  let { inserts, problems }: { inserts: readonly Insert[]; problems: readonly Problem[] } =
     facts > 0 ? factDocument(random, facts, sentences) : { inserts: [], problems: [] };
-  const parts = { intro: INTRO, sentences, inserts };
-  const sizes = inserts.map((insert) => maker.count(insert.text));
+  const sizes = inserts.map((insert) => count(insert.text));
   let { length } = request;
   let cut = false;
   if (own) {
     const start = maker.document({ intro: INTRO, sentences: () => 'a', inserts: [] }, LEAST).text.start;
-    const whole = start + own.tokens + sizes.reduce((sum, n) => sum + n, 0);
-    cut = whole > length;
-    length = Math.min(length, whole);
+    const fixed = start + sizes.reduce((sum, n) => sum + n, 0);
+    cut = fixed + (own.ends.at(-1) ?? 0) > length;
+    const filler = cut ? length - fixed : (own.ends.at(-1) ?? 0);
+    length = fixed + filler;
+    // Facts stand between sentences.
+    inserts = inserts.map((insert) => ({ ...insert, depth: nearest([0, ...own.ends], insert.depth * filler, filler) / filler }));
   }
-  const { tokens, positions, text: place } = maker.document(parts, length);
+  const { tokens, positions, text: place } = maker.document({ intro: INTRO, sentences, inserts }, length);
   const pieces = () => {
     const out: { text: string; fact: boolean }[] = [];
     let at = place.start;
@@ -110,15 +115,54 @@ export function answerStart(question: string): string {
   return subject && `${subject[0]?.toUpperCase()}${subject.slice(1)} ${verb.toLowerCase()}`;
 }
 
-/** The sentences of a text in their order, again and again, and the tokens that they take once. */
-function ownSentences(text: string, maker: PromptMaker): { readonly sentences: Sentences; readonly tokens: number } {
-  const list = [...new Intl.Segmenter('en', { granularity: 'sentence' }).segment(text)]
-    .map(({ segment }) => segment.split(/\s+/).filter(Boolean).join(' '))
-    .filter(Boolean);
+/** The one of these ascending places, up to the last one allowed, that is nearest to another place. */
+function nearest(places: readonly number[], wanted: number, last: number): number {
+  let best = 0;
+  for (const place of places) if (place <= last && Math.abs(place - wanted) < Math.abs(best - wanted)) best = place;
+  return best;
+}
+
+/** Counts the tokens of sentences, word by word, as documents are made. */
+function wordCounter(maker: PromptMaker): (sentence: string) => number {
+  const sizes = new Map<string, number>();
+  return (sentence) => {
+    let sum = 0;
+    for (const word of sentence.split(' ')) {
+      let size = sizes.get(word);
+      if (size === undefined) {
+        size = maker.count(word);
+        sizes.set(word, size);
+      }
+      sum += size;
+    }
+    return sum;
+  };
+}
+
+/**
+ * The sentences of a text in their order, again and again, and the tokens up to the end of each. Of a longer text, only as many as
+ * take more than `most` tokens.
+ */
+function ownSentences(
+  text: string,
+  most: number,
+  count: (sentence: string) => number,
+): { readonly sentences: Sentences; readonly ends: readonly number[] } {
+  const list: string[] = [];
+  const ends: number[] = [];
+  let end = 0;
+  const segmenter = new Intl.Segmenter('en', { granularity: 'sentence' });
+  // By paragraphs: taking a very long text apart at once takes long.
+  for (const paragraph of text.slice(0, most * LONGEST_TOKEN).split(/\n\s*\n/)) {
+    for (const { segment } of segmenter.segment(paragraph)) {
+      const sentence = segment.split(/\s+/).filter(Boolean).join(' ');
+      if (!sentence || end > most) continue;
+      end += count(sentence);
+      list.push(sentence);
+      ends.push(end);
+    }
+  }
   if (list.length === 0) throw new RangeError('The text is empty: paste some words, or choose the novel.');
   let next = 0;
-  return {
-    sentences: () => list[next++ % list.length] as string,
-    tokens: list.reduce((sum, sentence) => sum + maker.count(sentence), 0),
-  };
+  return { sentences: () => list[next++ % list.length] as string, ends };
 }

@@ -2,6 +2,9 @@ import { formatPercent } from '../src/cli/format.js';
 import { heatmapPixels } from '../src/cli/heatmap.js';
 import type { HeadView } from './attention.js';
 
+/** How far to white what the index skips fades. */
+const FADE = 0.7;
+
 /** What of a head is drawn. */
 export interface Shown {
   readonly attention: boolean;
@@ -38,11 +41,18 @@ export class HeatPicture {
       coverage: shown.index ? coverage : nothing,
     });
     const picture = new ImageData(width, height);
-    for (let i = 0, j = 0; i < rgb.length; i += 3, j += 4) {
-      picture.data[j] = rgb[i] ?? 0;
-      picture.data[j + 1] = rgb[i + 1] ?? 0;
-      picture.data[j + 2] = rgb[i + 2] ?? 0;
-      picture.data[j + 3] = 255;
+    const side = width / map.keys;
+    for (let y = 0, at = 0; y < height; y++) {
+      const row = Math.floor(y / side) * map.keys;
+      for (let x = 0; x < width; x++, at++) {
+        // What the index skips fades, where both are shown.
+        const skipped = shown.attention && shown.index ? 1 - (coverage[row + Math.floor(x / side)] ?? 0) : 0;
+        for (let c = 0; c < 3; c++) {
+          const colour = rgb[3 * at + c] ?? 255;
+          picture.data[4 * at + c] = colour + FADE * skipped * (255 - colour);
+        }
+        picture.data[4 * at + 3] = 255;
+      }
     }
     this.#picture = picture;
     this.#canvas.width = width;
@@ -50,6 +60,13 @@ export class HeatPicture {
     this.#row = Math.min(this.#row, map.rows - 1);
     this.#key = Math.min(this.#key, map.keys - 1);
     this.#unmark();
+  }
+
+  /** Forgets the head. */
+  clear(): void {
+    this.#view = undefined;
+    this.#picture = undefined;
+    this.#readout.textContent = '';
   }
 
   #pointAt(event: PointerEvent): void {

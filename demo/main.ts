@@ -41,6 +41,7 @@ const page = {
   showAttention: byId('show-attention', HTMLInputElement),
   showIndex: byId('show-index', HTMLInputElement),
   heatText: byId('heat-text', HTMLElement),
+  heatFigure: byId('heat-figure', HTMLElement),
   heatFacts: byId('heat-facts', HTMLElement),
   recall: byId('recall', HTMLElement),
   density: byId('density', HTMLElement),
@@ -50,10 +51,15 @@ const page = {
 
 /** Tokens of the document, and facts in it, unless the visitor chooses otherwise. */
 const DEFAULTS = {
-  software: { length: 4096, facts: 3 },
+  software: { length: 2048, facts: 2 },
   phone: { length: 8192, facts: 4 },
   hardware: { length: 32_768, facts: 6 },
 } as const;
+
+/** The head that is drawn first: one that looks far back. */
+const FIRST_HEAD = { layer: 3, head: 2 } as const;
+
+const HEAT_TEXT = page.heatText.textContent ?? '';
 
 const readings = new ReadingList(byId('readings', HTMLElement), byId('times-empty', HTMLElement));
 const answers = new AnswerList(byId('answers', HTMLElement), byId('answers-empty', HTMLElement));
@@ -69,6 +75,8 @@ let ownQuestions: Question[] = [];
 let held: Reading | undefined;
 /** The layers that were looked at, and how the document was read. */
 let looked: { readonly choice: Choice; readonly document: DemoDocument; readonly layers: Map<number, LayerView> } | undefined;
+/** The layer of the picture. */
+let drawnLayer: number = FIRST_HEAD.layer;
 /** Stops what is running; undefined when nothing is. */
 let running: AbortController | undefined;
 
@@ -92,9 +100,11 @@ async function start(): Promise<void> {
       if (session !== opened) return;
       session = undefined;
       running?.abort();
+      void opened.close();
       fail(`The GPU device was lost (${why}). Other pages or a driver may have taken it.`, true);
       update();
     });
+    opened.device.addEventListener('uncapturederror', ({ error }) => fail(`The GPU reports an error: ${error.message}`));
     const { software } = opened.profile;
     const phone = matchMedia('(pointer: coarse) and (max-width: 52rem)').matches;
     const { length, facts } = DEFAULTS[software ? 'software' : phone ? 'phone' : 'hardware'];
@@ -108,6 +118,8 @@ async function start(): Promise<void> {
     session = opened;
     fillSelect(page.layer, opened.layers);
     fillSelect(page.head, opened.heads);
+    page.layer.value = String(FIRST_HEAD.layer);
+    page.head.value = String(FIRST_HEAD.head);
     page.loading.hidden = true;
     remake();
     say('Ready.');
@@ -163,8 +175,8 @@ function update(): void {
   if (stopFocused && !busy) page.run.focus();
   page.askButton.disabled = busy || !session?.held || !held;
   page.question.disabled = !session;
-  page.layer.disabled = busy || !session || !looked;
-  page.head.disabled = !looked;
+  page.layer.disabled = busy || !session;
+  page.head.disabled = !session;
   page.step.hidden = !busy;
   page.canvas.setAttribute('aria-busy', String(busy));
   if (session) byId('memory', HTMLElement).textContent = formatBytes(session.bytes);
@@ -178,6 +190,11 @@ function forget(): void {
   answers.clear();
   ownQuestions = [];
   held = undefined;
+  looked = undefined;
+  picture.clear();
+  page.heatFigure.hidden = true;
+  page.heatFacts.hidden = true;
+  page.heatText.textContent = HEAT_TEXT;
 }
 
 /** Makes the document of the settings. */
@@ -292,6 +309,7 @@ async function read(
   const reading = readings.start(choice, document.tokens.length);
   if (density !== undefined) reading.density = density;
   say(`${step}: reading, ${choice.name}.`);
+  showStep(0);
   await nextFrame();
   const begin = performance.now();
   const clock = setInterval(() => {
@@ -366,12 +384,14 @@ async function look(layer: number, signal: AbortSignal): Promise<LayerView> {
   const own = session as DemoSession;
   const target = looked;
   if (!target) throw new MinferenceError('invalid-argument', 'no document was read sparsely');
+  showStep(0);
   const view = await own.look(target.document, target.choice, layer, {
     signal,
     onProgress: ({ fraction }) => showStep(fraction),
   });
   target.layers.set(layer, view);
-  // The model now holds this document as it was read for the picture.
+  // The model now holds the document as it was read for the picture.
+  held = readings.get(target.choice);
   drawHead();
   return view;
 }
@@ -381,11 +401,13 @@ function drawHead(): void {
   const view = looked?.layers.get(layer);
   const head = view?.heads[Number(page.head.value)];
   if (!looked || !view || !head) return;
+  drawnLayer = layer;
   picture.draw(head, { attention: page.showAttention.checked, index: page.showIndex.checked });
   view.heads.forEach(({ pattern }, i) => {
     const option = page.head.options[i];
     if (option) option.text = `${i}: ${describePattern(pattern)}`;
   });
+  page.heatFigure.hidden = false;
   page.heatFacts.hidden = false;
   page.recall.textContent = formatPercent(head.recall);
   page.density.textContent = formatPercent(head.density);
@@ -398,16 +420,15 @@ function drawHead(): void {
 async function chooseLayer(): Promise<void> {
   const layer = Number(page.layer.value);
   const target = looked;
-  if (!target) return;
+  if (!target || target.layers.size === 0) return;
   if (target.layers.has(layer)) return drawHead();
-  const before = [...target.layers.keys()].at(-1) ?? 0;
   await busy(async (signal) => {
     try {
       say(`Reading the document again to look at layer ${layer}.`);
       await look(layer, signal);
       return `Layer ${layer} was drawn.`;
     } finally {
-      if (!target.layers.has(layer)) page.layer.value = String(before);
+      if (!target.layers.has(layer)) page.layer.value = String(drawnLayer);
     }
   });
 }

@@ -36,6 +36,11 @@ export class ReadingList {
     this.#empty.hidden = false;
   }
 
+  /** The reading in this way. */
+  get(choice: Choice): Reading | undefined {
+    return this.#readings.get(choice.id)?.reading;
+  }
+
   /** A new reading, in the place of an earlier one in the same way. */
   start(choice: Choice, tokens: number): Reading {
     const reading: Reading = { choice, tokens, state: 'running', read: 0, ms: 0, right: 0, asked: 0 };

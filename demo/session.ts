@@ -15,7 +15,7 @@ import type { Choice } from './choices.js';
 import type { DemoDocument, Question } from './document.js';
 
 /** Tokens of a prompt that run through the layers together. Smaller ones report, and stop, more often. */
-const CHUNK = { software: 1024, hardware: 2048 };
+const CHUNK = { software: 512, hardware: 2048 };
 /** Tokens behind a document: a question and its answer. */
 const ROOM = 512;
 
