@@ -293,7 +293,10 @@ async function run(): Promise<void> {
     }
     if (mode !== 'sparse') await read(document, DENSE, 1, `Step 2 of ${steps}`, signal);
     if (mode !== 'dense') await read(document, choice, density, `Step ${steps} of ${steps}`, signal);
-    return mode === 'both' ? `Done. ${choice.name}: see how much faster it was, and what it answered.` : 'Done.';
+    const [dense, sparse] = [readings.get(DENSE), readings.get(choice)];
+    if (mode !== 'both' || !dense || !sparse) return 'Done.';
+    const rights = `${sparse.right} of ${sparse.asked} answers right, and dense ${dense.right}`;
+    return `Done: ${choice.name} was ${(dense.ms / sparse.ms).toFixed(2)} × as fast as dense, with ${rights}.`;
   });
 }
 

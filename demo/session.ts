@@ -123,7 +123,7 @@ export class DemoSession {
       contextLength,
       chunkSize: CHUNK[this.profile.software ? 'software' : 'hardware'],
       ...(signal ? { signal } : {}),
-      onProgress: ({ fraction }) => onProgress({ what, fraction }),
+      onProgress: ({ fraction }) => onProgress(fraction < 1 ? { what, fraction } : { what: 'Compiling the kernels' }),
     });
   }
 

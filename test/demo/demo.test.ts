@@ -45,6 +45,8 @@ describe.skipIf(missing)('the demo page in Chromium', () => {
   };
   const text = async (selector: string): Promise<string> => ((await page.textContent(selector)) ?? '').trim();
 
+  const overflow = (): Promise<number> => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+
   beforeAll(async () => {
     await build({ configFile, logLevel: 'warn', build: { outDir, emptyOutDir: true } });
     server = await preview({ configFile, logLevel: 'warn', build: { outDir }, preview: { host: '127.0.0.1', port: 0 } });
@@ -72,6 +74,7 @@ describe.skipIf(missing)('the demo page in Chromium', () => {
     expect(await text('#memory')).toMatch(/^\d[\d.]* MiB$/);
     expect(await page.isHidden('#alert')).toBe(true);
     expect(await text('#document-note')).toContain('2,048 tokens, 2 hidden facts');
+    expect(await overflow()).toBeLessThanOrEqual(0);
     // The browser keeps the model, whole.
     const kept = await page.evaluate(async () => {
       const cache = await caches.open('minference-demo');
@@ -79,10 +82,6 @@ describe.skipIf(missing)('the demo page in Chromium', () => {
       return Promise.all(requests.map(async (request) => (await (await cache.match(request))?.blob())?.size));
     });
     expect(kept).toEqual([3_764_672]);
-  });
-
-  test('fits a phone', async () => {
-    expect(await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)).toBeLessThanOrEqual(0);
   });
 
   test('reads a text sparsely, answers, and draws a head', async () => {
@@ -108,6 +107,7 @@ describe.skipIf(missing)('the demo page in Chromium', () => {
     expect(reading).toMatch(/density \d/);
     expect(reading).toContain('1 of 1 answers right');
 
+    expect(await overflow()).toBeLessThanOrEqual(0);
     expect(Number.parseFloat(await text('#recall'))).toBeGreaterThan(50);
     expect(Number.parseFloat(await text('#recall'))).toBeLessThanOrEqual(100);
     expect(await page.getAttribute('#heat-canvas', 'aria-label')).toContain('Layer 3, head 2');
