@@ -8,10 +8,6 @@ export default defineConfig({
   root: here('demo'),
   // Relative addresses: the page works in any folder of a site.
   base: './',
-  resolve: {
-    // The pictures of the command line can also be PNG files, which the page never makes.
-    alias: { 'node:zlib': here('demo/no_zlib.ts') },
-  },
   server: { fs: { allow: [here('.')] } },
   build: {
     target: 'es2022',

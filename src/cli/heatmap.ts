@@ -1,5 +1,4 @@
 import type { AttentionMap } from '../patterns/recall.js';
-import { encodePng, type Pixels } from './png.js';
 
 const SIZE = 768;
 const MARGIN = 40;
@@ -13,7 +12,14 @@ const HEAT_LEVELS = 10;
 const KEPT_LEVELS = 4;
 const KEPT_OPACITY = 0.08;
 
-/** What {@link heatmapSvg} and {@link heatmapPng} draw. */
+/** A picture of `width` by `height` pixels, three bytes (red, green, blue) each, row after row. */
+export interface Pixels {
+  readonly width: number;
+  readonly height: number;
+  readonly rgb: Uint8Array;
+}
+
+/** What {@link heatmapSvg} and `heatmapPng` draw. */
 export interface Heatmap {
   readonly map: AttentionMap;
   /** Share of each cell's pairs that the index keeps, in the grid of `map`. */
@@ -70,12 +76,7 @@ export function heatmapSvg({ map, coverage, title, subtitle }: Heatmap): string 
   ].join('\n');
 }
 
-/** The same picture as a PNG, without margins and with the texts as its title and description. */
-export function heatmapPng({ title, subtitle, ...drawn }: Heatmap): Uint8Array {
-  return encodePng(heatmapPixels(drawn), { Title: title, Description: subtitle });
-}
-
-/** The pixels of {@link heatmapPng}: each cell a square. */
+/** The same picture as pixels, without margins and texts: each cell a square. */
 export function heatmapPixels({ map, coverage }: Pick<Heatmap, 'map' | 'coverage'>): Pixels {
   const side = Math.max(1, Math.floor(SIZE / Math.max(map.rows, map.keys)));
   const width = map.keys * side;

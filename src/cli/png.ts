@@ -1,11 +1,5 @@
 import { deflateSync } from 'node:zlib';
-
-/** A picture of `width` by `height` pixels, three bytes (red, green, blue) each, row after row. */
-export interface Pixels {
-  readonly width: number;
-  readonly height: number;
-  readonly rgb: Uint8Array;
-}
+import { type Heatmap, heatmapPixels, type Pixels } from './heatmap.js';
 
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 
@@ -54,4 +48,9 @@ function concat(parts: readonly Uint8Array[]): Uint8Array {
     at += part.length;
   }
   return out;
+}
+
+/** The picture of `heatmapSvg` as a PNG, without margins and with the texts as its title and description. */
+export function heatmapPng({ title, subtitle, ...drawn }: Heatmap): Uint8Array {
+  return encodePng(heatmapPixels(drawn), { Title: title, Description: subtitle });
 }

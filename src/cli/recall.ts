@@ -7,7 +7,7 @@ import { SparsePrefill } from '../scheduler/prefill.js';
 import type { CliContext, CommandResult, RegisterCommand } from './app.js';
 import { addDeviceOptions, type DeviceOptions, integer, withDevice } from './device.js';
 import { formatCount, formatError, formatPercent, formatTable } from './format.js';
-import { type Heatmap, heatmapPng, heatmapSvg } from './heatmap.js';
+import { type Heatmap, heatmapSvg } from './heatmap.js';
 import { type InputOptions, openInput } from './input.js';
 import {
   addPatternOptions,
@@ -17,6 +17,7 @@ import {
   patternText,
   readPatternConfig,
 } from './patterns.js';
+import { heatmapPng } from './png.js';
 
 interface RecallCommandOptions extends DeviceOptions, InputOptions, PatternOptions {
   readonly firstRow: number;

@@ -8,7 +8,8 @@ import { crc32, inflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { runCli } from '../../src/cli/app.js';
-import { heatmapPixels, heatmapPng, heatmapSvg } from '../../src/cli/heatmap.js';
+import { heatmapPixels, heatmapSvg } from '../../src/cli/heatmap.js';
+import { heatmapPng } from '../../src/cli/png.js';
 import { MinferenceError } from '../../src/errors.js';
 import { allocateDensity, type DensityChoice } from '../../src/patterns/allocate.js';
 import {
