@@ -17,6 +17,8 @@ export interface SuiteCase {
   readonly run: (ctx: SuiteContext) => Promise<void>;
   /** Skipped, by name, on a device or tier without it. */
   readonly needs?: 'f16';
+  /** Runs where software rendering is fastest (lavapipe through Dawn, and Deno): what it covers does not depend on the adapter. */
+  readonly once?: boolean;
 }
 
 export function assert(condition: boolean, message: string): asserts condition {

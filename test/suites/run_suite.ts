@@ -38,8 +38,12 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
     }
     const profile = profileDevice(device, tier);
     const ctx: SuiteContext = { device, profile, seed: inject('seed'), name: `${runtime}, ${profile.name}, tier ${tier}` };
+    const slow = runtime === 'browser' || /swiftshader/i.test(profile.name);
     describe(`${profile.name}, tier ${tier}`, () => {
-      for (const c of cases) test.skipIf(c.needs === 'f16' && tier === 'portable')(c.name, () => runCase(c, ctx));
+      for (const c of cases) {
+        const skipped = (c.needs === 'f16' && tier === 'portable') || (c.once === true && slow);
+        test.skipIf(skipped)(c.name, () => runCase(c, ctx));
+      }
     });
   }
 }
