@@ -53,7 +53,7 @@ export function scoreStride(t: MatrixTiling): number {
 
 /**
  * Tiles whose keys are computed at a time, in patterns that gather: one key for each invocation, but four tiles at least,
- * since loads run up to three tiles ahead. Two such batches are known at a time.
+ * since loads run up to two tiles ahead. Two such batches are known at a time.
  */
 export function keyBatch(t: MatrixTiling): number {
   return Math.max(4, (t.subgroups * SUBGROUP_SIZE) / t.keys);

@@ -4,28 +4,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
-import { runCli } from '../../src/cli/app.js';
 import { MinferenceError } from '../../src/errors.js';
 import { pathSource } from '../../src/model/load/node.js';
 import { readSafetensors } from '../../src/model/load/safetensors.js';
+import { run } from './run_cli.js';
 
 const layer9 = fileURLToPath(new URL('../../assets/configs/smollm2-135m-layer9.json', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'minference-'));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-async function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  let stdout = '';
-  let stderr = '';
-  const code = await runCli(args, {
-    stdout: (text) => {
-      stdout += text;
-    },
-    stderr: (text) => {
-      stderr += text;
-    },
-  });
-  return { code, stdout, stderr };
-}
 
 test('prefill --json prints one object with everything that the table shows', async () => {
   const { code, stdout } = await run('--json', 'prefill', '--seq-len', '200', '--pattern', 'vertical_slash:40,60+a_shape:16,64');

@@ -3,27 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Float16Array } from '@petamoriken/float16';
 import { afterAll, describe, expect, test } from 'vitest';
-import { runCli } from '../../src/cli/app.js';
 import { createNodeGpu } from '../../src/device/node.js';
 import { Random } from '../../src/reference/random.js';
+import { run as cli } from './run_cli.js';
 
 const adapter = await createNodeGpu().requestAdapter();
 const folder = mkdtempSync(join(tmpdir(), 'minference-input-'));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-async function cli(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  let out = '';
-  let err = '';
-  const code = await runCli(args, {
-    stdout: (t) => {
-      out += t;
-    },
-    stderr: (t) => {
-      err += t;
-    },
-  });
-  return { code, out, err };
-}
 
 interface Entry {
   readonly dtype: string;
@@ -77,7 +63,11 @@ describe('prefill --qkv', () => {
     for (const dtype of ['F32', 'F16', 'BF16']) {
       const path = safetensors(`${dtype}.safetensors`, qkv(dtype));
       for (const cut of [TOKENS, 100]) {
-        const { code, out, err } = await cli(
+        const {
+          code,
+          stdout: out,
+          stderr: err,
+        } = await cli(
           ...['prefill', '--qkv', path, '--seq-len', String(cut), '--dtype', 'f32', '--pattern', 'a_shape:8,40', '--json'],
         );
         expect(err).not.toContain('error');
@@ -135,7 +125,7 @@ describe('prefill --qkv', () => {
     ],
   ])('a file that %s', async (_what, tensors, message) => {
     const path = safetensors('bad.safetensors', tensors);
-    const { code, out } = await cli('prefill', '--qkv', path, '--json');
+    const { code, stdout: out } = await cli('prefill', '--qkv', path, '--json');
     expect(code).toBe(1);
     const { error } = JSON.parse(out);
     expect(error).toMatchObject({ code: 'file', argument: path });
@@ -149,7 +139,7 @@ describe('prefill --qkv', () => {
       ['--head-dim', '64'],
       ['--seq-len', String(TOKENS + 1)],
     ]) {
-      const { code, out } = await cli('prefill', '--qkv', path, ...args, '--json');
+      const { code, stdout: out } = await cli('prefill', '--qkv', path, ...args, '--json');
       expect(code).toBe(1);
       expect(JSON.parse(out).error.code).toBe('invalid-argument');
     }
@@ -159,7 +149,7 @@ describe('prefill --qkv', () => {
     const large = exact(2 * TOKENS * 32, 5);
     large[77] = 1e6;
     const path = safetensors('large.safetensors', { ...good, k: { ...good.k, data: ENCODE['F32']?.(large) as Uint8Array } });
-    const { code, err } = await cli('prefill', '--qkv', path, '--dtype', 'f16');
+    const { code, stderr: err } = await cli('prefill', '--qkv', path, '--dtype', 'f16');
     expect(code).toBe(1);
     expect(err).toContain('1000000 in tensor "k" does not fit f16; use --dtype f32');
   });

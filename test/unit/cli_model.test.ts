@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Float16Array } from '@petamoriken/float16';
 import { afterAll, describe, expect, test, vi } from 'vitest';
-import { runCli } from '../../src/cli/app.js';
 import { METHODS } from '../../src/eval/methods.js';
 import { relativeError } from '../../src/reference/oracle.js';
 import { TEMPLATE, tinyModel } from './eval_make.js';
+import { run as runCli } from './run_cli.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'minference-model-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -22,20 +22,7 @@ const models = new Map([
   ['plain', file('plain.gguf', tinyModel('smollm'))],
 ]);
 
-async function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  let stdout = '';
-  let stderr = '';
-  const named = args.map((arg) => models.get(arg) ?? arg);
-  const code = await runCli(named, {
-    stdout: (text) => {
-      stdout += text;
-    },
-    stderr: (text) => {
-      stderr += text;
-    },
-  });
-  return { code, stdout, stderr };
-}
+const run = (...args: string[]) => runCli(...args.map((arg) => models.get(arg) ?? arg));
 
 async function json(...args: string[]) {
   const { code, stdout, stderr } = await run('--json', ...args);

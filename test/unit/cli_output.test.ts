@@ -3,27 +3,13 @@ import { existsSync } from 'node:fs';
 import { PassThrough } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { type Io, runCli } from '../../src/cli/app.js';
 import { startProgress } from '../../src/cli/progress.js';
 import { createNodeGpu } from '../../src/device/node.js';
+import { runUntil as cli } from './run_cli.js';
 
 const adapter = await createNodeGpu().requestAdapter();
 const file = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
 const layer9 = file('../../assets/configs/smollm2-135m-layer9.json');
-
-async function cli(args: readonly string[], signal?: AbortSignal): Promise<{ code: number; out: string; err: string }> {
-  let out = '';
-  let err = '';
-  const io: Io = {
-    stdout: (t) => {
-      out += t;
-    },
-    stderr: (t) => {
-      err += t;
-    },
-  };
-  return { code: await runCli(args, io, signal), out, err };
-}
 
 /** The one object that a run printed; fails on anything more or less. */
 function onlyObject(out: string): Record<string, unknown> {
@@ -39,19 +25,19 @@ const COMMANDS = ['ask', 'generate', 'eval', 'prefill', 'verify', 'info', 'confi
 
 describe('with --json, stdout is one JSON object', () => {
   test('the list of commands is whole', async () => {
-    const { out } = await cli(['--help']);
+    const { stdout: out } = await cli(['--help']);
     const listed = [...out.matchAll(/^ {2}([a-z]+) /gm)].map((m) => m[1]);
     expect(listed.filter((c) => c !== 'help')).toEqual(COMMANDS);
   });
 
   test.each([[], ...COMMANDS.map((c) => [c])].map((c) => [c]))('help of %j', async (command) => {
-    const { code, out } = await cli([...command, '--help', '--json']);
+    const { code, stdout: out } = await cli([...command, '--help', '--json']);
     expect(code).toBe(0);
     expect(onlyObject(out)['help']).toContain('Usage: minference');
   });
 
   test.each(COMMANDS)('wrong usage of %s', async (command) => {
-    const { code, out, err } = await cli([command, '--no-such-option', '--json']);
+    const { code, stdout: out, stderr: err } = await cli([command, '--no-such-option', '--json']);
     expect(code).toBe(2);
     expect(onlyObject(out)['error']).toMatchObject({ code: 'usage' });
     expect(err).toMatch(/^error: .*(--no-such-option|required option)/);
@@ -66,7 +52,7 @@ describe('with --json, stdout is one JSON object', () => {
     [['prefill', '--config', layer9, '--layer', '7', '--json'], 'invalid-argument'],
     [['info', '--adapter', 'no adapter has this name', '--json'], 'unsupported'],
   ] as const)('%j fails', async (args, expected) => {
-    const { code, out } = await cli(args);
+    const { code, stdout: out } = await cli(args);
     expect(code).toBe(expected === 'usage' ? 2 : 1);
     expect((onlyObject(out)['error'] as { code: string }).code).toBe(expected);
   });
@@ -80,14 +66,14 @@ describe('with --json, stdout is one JSON object', () => {
       [['prefill', '--seq-len', '100', '--heads', '2', '--head-dim', '32', '--pattern', 'flex_prefill+x_attention']],
       [['recall', '--seq-len', '100']],
     ])('%j works', async (args) => {
-    const { code, out, err } = await cli([...args, '--json']);
+    const { code, stdout: out, stderr: err } = await cli([...args, '--json']);
     expect(err).not.toContain('error');
     expect(code).toBe(0);
     expect(Object.keys(onlyObject(out)).length).toBeGreaterThan(2);
   });
 
   test.skipIf(!adapter)('an interrupted command says so', async () => {
-    const { code, out } = await cli(['prefill', '--seq-len', '100', '--json'], AbortSignal.abort());
+    const { code, stdout: out } = await cli(['prefill', '--seq-len', '100', '--json'], AbortSignal.abort());
     expect(code).toBe(130);
     expect(onlyObject(out)['error']).toMatchObject({ code: 'aborted' });
   });

@@ -7,7 +7,6 @@ import { fileURLToPath } from 'node:url';
 import { crc32, inflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { runCli } from '../../src/cli/app.js';
 import { heatmapPixels, heatmapSvg } from '../../src/cli/heatmap.js';
 import { heatmapPng } from '../../src/cli/png.js';
 import { MinferenceError } from '../../src/errors.js';
@@ -25,6 +24,7 @@ import {
 import { configForModel, findModel, MODELS, type ModelEntry } from '../../src/patterns/models.js';
 import { allocationSpace } from '../../src/patterns/search.js';
 import { resolvePattern } from '../../src/scheduler/validate.js';
+import { run as cli } from './run_cli.js';
 
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
 const published = path('../../../shared/data/minference-configs/');
@@ -299,34 +299,20 @@ describe('allocation of density', () => {
 });
 
 describe('commands', () => {
-  async function cli(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-    let out = '';
-    let err = '';
-    const code = await runCli(args, {
-      stdout: (t) => {
-        out += t;
-      },
-      stderr: (t) => {
-        err += t;
-      },
-    });
-    return { code, out, err };
-  }
-
   test('config shows and counts a file', async () => {
     const text = await cli('config', layer9);
     expect(text.code).toBe(0);
-    expect(text.out).toContain('1 layers of 9 heads');
+    expect(text.stdout).toContain('1 layers of 9 heads');
     const json = await cli('config', layer9, '--json');
-    expect(JSON.parse(json.out)).toMatchObject({ layers: 1, headsPerLayer: 9, heads: 9 });
+    expect(JSON.parse(json.stdout)).toMatchObject({ layers: 1, headsPerLayer: 9, heads: 9 });
     const missing = await cli('config', path('./no such file.json'));
     expect(missing.code).toBe(1);
-    expect(missing.err).toContain('cannot be read');
+    expect(missing.stderr).toContain('cannot be read');
   });
 
   test('config finds the file of a model by its name, and lists the models', async () => {
     const own = await cli('config', 'SmolLM2-135M-Instruct', '--json');
-    expect(JSON.parse(own.out)).toMatchObject({
+    expect(JSON.parse(own.stdout)).toMatchObject({
       file: 'smollm2-135m.json',
       model: 'HuggingFaceTB/SmolLM2-135M-Instruct',
       layers: 30,
@@ -334,14 +320,16 @@ describe('commands', () => {
     });
     const elsewhere = await cli('config', 'Qwen/Qwen2-7B-Instruct', '--json');
     expect(elsewhere.code).toBe(1);
-    expect(JSON.parse(elsewhere.out).error).toMatchObject({ code: 'file', argument: 'Qwen/Qwen2-7B-Instruct' });
-    expect(elsewhere.err).toContain('--configs');
+    expect(JSON.parse(elsewhere.stdout).error).toMatchObject({ code: 'file', argument: 'Qwen/Qwen2-7B-Instruct' });
+    expect(elsewhere.stderr).toContain('--configs');
     const list = await cli('config', '--json');
-    const { models } = JSON.parse(list.out) as { readonly models: readonly { readonly file: string; readonly ships: boolean }[] };
+    const { models } = JSON.parse(list.stdout) as {
+      readonly models: readonly { readonly file: string; readonly ships: boolean }[];
+    };
     expect(models.map((m) => m.file)).toEqual(MODELS.map((m) => m.file));
     expect(models.filter((m) => m.ships).map((m) => m.file)).toEqual(['smollm2-135m.json']);
-    expect((await cli('config')).out).toContain('smollm2-135m.json (ships)');
-    expect((await cli('config', '--configs', '/tmp')).err).toContain('--configs');
+    expect((await cli('config')).stdout).toContain('smollm2-135m.json (ships)');
+    expect((await cli('config', '--configs', '/tmp')).stderr).toContain('--configs');
   });
 
   test('config takes the files of models from a folder or a URL, and refuses the file of another model', async () => {
@@ -351,7 +339,7 @@ describe('commands', () => {
       const file = findModel('Qwen2-7B-Instruct')?.file as string;
       writeFileSync(join(folder, file), JSON.stringify(new Array(28).fill(layer)));
       const found = await cli('config', 'qwen2-7b-instruct', '--configs', folder, '--json');
-      expect(JSON.parse(found.out)).toMatchObject({ model: 'Qwen/Qwen2-7B-Instruct', heads: 784 });
+      expect(JSON.parse(found.stdout)).toMatchObject({ model: 'Qwen/Qwen2-7B-Instruct', heads: 784 });
       const server = createServer((request, response) => {
         const known = request.url === `/configs/${file}`;
         response.writeHead(known ? 200 : 404).end(known ? readFileSync(join(folder, file)) : '');
@@ -359,12 +347,12 @@ describe('commands', () => {
       await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
       const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/configs`;
       const fetched = await cli('config', 'qwen2-7b-instruct', '--configs', url, '--json');
-      expect(JSON.parse(fetched.out)).toMatchObject({ model: 'Qwen/Qwen2-7B-Instruct', heads: 784 });
-      expect((await cli('config', 'Qwen2.5-7B-Instruct', '--configs', url)).err).toContain('HTTP status 404');
+      expect(JSON.parse(fetched.stdout)).toMatchObject({ model: 'Qwen/Qwen2-7B-Instruct', heads: 784 });
+      expect((await cli('config', 'Qwen2.5-7B-Instruct', '--configs', url)).stderr).toContain('HTTP status 404');
       await new Promise((resolve) => server.close(resolve));
       writeFileSync(join(folder, file), JSON.stringify([layer]));
-      expect((await cli('config', 'qwen2-7b-instruct', '--configs', folder)).err).toContain('has 1 layers');
-      expect((await cli('config', 'Qwen2.5-7B-Instruct', '--configs', folder)).err).toContain('cannot be read');
+      expect((await cli('config', 'qwen2-7b-instruct', '--configs', folder)).stderr).toContain('has 1 layers');
+      expect((await cli('config', 'Qwen2.5-7B-Instruct', '--configs', folder)).stderr).toContain('cannot be read');
     } finally {
       rmSync(folder, { recursive: true });
     }

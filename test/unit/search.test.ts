@@ -2,10 +2,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { runCli } from '../../src/cli/app.js';
 import { createNodeGpu } from '../../src/device/node.js';
 import { parsePatternConfig } from '../../src/patterns/config.js';
 import type { CandidateResult, LayerResult, SearchState } from '../../src/patterns/search.js';
+import { runUntil as cli } from './run_cli.js';
 
 const adapter = await createNodeGpu().requestAdapter();
 const folder = mkdtempSync(join(tmpdir(), 'minference-search-'));
@@ -21,26 +21,6 @@ const SEARCH = [
   'a_shape:16,64+vertical_slash:30,100+block_sparse:2',
 ];
 
-interface Result {
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
-}
-
-async function cli(args: readonly string[], signal?: AbortSignal): Promise<Result> {
-  let out = '';
-  let err = '';
-  const io = {
-    stdout: (t: string) => {
-      out += t;
-    },
-    stderr: (t: string) => {
-      err += t;
-    },
-  };
-  return { code: await runCli(args, io, signal), out, err };
-}
-
 /** What does not depend on the clock. */
 const withoutTimes = (layers: readonly LayerResult[]): unknown =>
   layers.map((l) => l.heads.map((h) => ({ best: h.best, candidates: h.candidates.map(({ ms, ...rest }) => rest) })));
@@ -51,10 +31,10 @@ test.skipIf(!adapter)(
   async () => {
     const files = ['--output', at('patterns.json'), '--report', at('report.json')];
     const whole = await cli([...SEARCH, ...files, '--json']);
-    expect(whole.err).toContain('search ...');
+    expect(whole.stderr).toContain('search ...');
     expect(whole.code).toBe(0);
     const report = JSON.parse(readFileSync(at('report.json'), 'utf8'));
-    expect(JSON.parse(whole.out)).toEqual(report);
+    expect(JSON.parse(whole.stdout)).toEqual(report);
     expect(report).toMatchObject({ version: 1, target: { density: 0.6 }, criterion: 'error', files: ['sample'] });
     expect(report.device).toBeTruthy();
     const layers = report.layers as LayerResult[];
@@ -85,19 +65,19 @@ test.skipIf(!adapter)(
     const stopped = await cli([...SEARCH, '--state', state, '--json'], controller.signal);
     clearInterval(waiting);
     expect(stopped.code).toBe(130);
-    expect(JSON.parse(stopped.out)).toEqual({ error: { code: 'aborted', message: 'interrupted' } });
+    expect(JSON.parse(stopped.stdout)).toEqual({ error: { code: 'aborted', message: 'interrupted' } });
     const saved = JSON.parse(readFileSync(state, 'utf8')) as SearchState;
     expect(saved.layers).toHaveLength(0);
     expect(saved.partial.length).toBeGreaterThan(0);
     expect(saved.partial.length).toBeLessThanOrEqual(3);
     const rest = await cli([...SEARCH, '--state', state, '--json']);
     expect(rest.code).toBe(0);
-    expect(withoutTimes(JSON.parse(rest.out).layers)).toEqual(withoutTimes(layers));
+    expect(withoutTimes(JSON.parse(rest.stdout).layers)).toEqual(withoutTimes(layers));
     expect((JSON.parse(readFileSync(state, 'utf8')) as SearchState).layers).toHaveLength(1);
 
     // The chosen patterns, as other commands read them.
     const recall = await cli(['recall', '--seq-len', '256', '--config', at('patterns.json'), '--json']);
-    const { heads } = JSON.parse(recall.out) as { readonly heads: readonly { readonly recall: number }[] };
+    const { heads } = JSON.parse(recall.stdout) as { readonly heads: readonly { readonly recall: number }[] };
     heads.forEach((h, i) => expect(h.recall).toBeCloseTo((chosen[i] as CandidateResult).recall, 3));
   },
 );
@@ -121,11 +101,11 @@ test.skipIf(!adapter)('search refuses states that are damaged or belong to anoth
   for (const [state, argument] of damaged) {
     const text = JSON.stringify(state);
     writeFileSync(at('damaged.json'), text);
-    const { code, out } = await cli([...SEARCH, '--state', at('damaged.json'), '--json']);
+    const { code, stdout: out } = await cli([...SEARCH, '--state', at('damaged.json'), '--json']);
     expect([code, JSON.parse(out).error.argument], text.slice(0, 80)).toEqual([1, argument]);
     expect(readFileSync(at('damaged.json'), 'utf8')).toBe(text);
   }
   writeFileSync(at('damaged.json'), '{"version":1,');
   const cut = await cli([...SEARCH, '--state', at('damaged.json'), '--json']);
-  expect(JSON.parse(cut.out).error).toMatchObject({ code: 'file', argument: at('damaged.json') });
+  expect(JSON.parse(cut.stdout).error).toMatchObject({ code: 'file', argument: at('damaged.json') });
 });
