@@ -1,3 +1,4 @@
+import { Float16Array, setFloat16 } from '@petamoriken/float16';
 import { ropeFrequencies } from '../src/model/rope.js';
 import {
   BLOCK_LAYOUT,
@@ -8,7 +9,7 @@ import {
   weightShapes,
 } from '../src/model/types.js';
 import { quantize } from '../src/reference/quant.js';
-import { Random } from '../src/reference/random.js';
+import { deriveSeed, Random } from '../src/reference/random.js';
 
 /** All have biases of queries and keys, for the sake of {@link syntheticModel}. */
 const SHARED = { rmsEps: 1e-5, qkvBias: true, qkNorm: false, contextLength: 2 ** 20, stopIds: [] } as const;
@@ -69,39 +70,82 @@ export function weightBytes(config: ModelConfig, type: WeightType): { readonly l
   return { layer: sum(1) - sum(0), rest: sum(0) };
 }
 
-/** What the biases of queries and keys are: diagonals are then far enough above the noise of the other weights. */
-const BIAS = 6;
-/** Shortest wavelength, in tokens, of the rotary pairs that have it: shorter ones would make combs of single diagonals. */
+/** Biases of queries and keys, where keys have noise of 1. */
+const QUERY_BIAS = 1;
+const KEY_BIAS = 0.45;
+/** Shortest wavelength, in tokens, of the rotary pairs with a bias: shorter ones would make combs of single diagonals. */
 const WAVELENGTH = 512;
+/** What query and output projections are smaller by than others. */
+const SMALL = 0.04;
+
+/** Numbers in a block of random weights: rows of any model start at many places, as 4106 is twice a prime. */
+const BLOCK = 4106 * 256;
 
 /**
- * A model of random weights, for timing only: one seeded block of normal numbers, repeated.
+ * Bytes of random weights with mean 0 and this standard deviation. Of q4_k and q6_k, whose encoding is a search, the stored
+ * integers are random.
+ */
+export function randomBlock(random: Random, type: WeightType, deviation: number): Uint8Array<ArrayBuffer> {
+  if (type === 'f32') return new Uint8Array(random.normals(BLOCK, deviation).buffer);
+  if (type === 'f16') return new Uint8Array(new Float16Array(random.normals(BLOCK, deviation)).buffer); // quantize() takes seconds
+  if (type !== 'q4_k' && type !== 'q6_k') return quantize(type, random.normals(BLOCK, deviation));
+  const { elements, bytes } = BLOCK_LAYOUT[type];
+  const block = Uint8Array.from({ length: (BLOCK / elements) * bytes }, () => random.integer(0, 255));
+  const view = new DataView(block.buffer);
+  for (let at = 0; at < block.length; at += bytes) {
+    if (type === 'q4_k') {
+      // Scales from 0 to 15, and minima equal to them: with dmin = 7.5 d, an element is d scale (q - 7.5).
+      for (let i = 4; i < 8; i++) {
+        block[at + i] = random.integer(0, 15);
+        block[at + 4 + i] = block[at + i] as number;
+        block[at + 8 + i] = 17 * random.integer(0, 15);
+      }
+      const d = deviation / Math.sqrt(77.5 * 21.25); // mean squares of scale and q - 7.5
+      setFloat16(view, at, d, true);
+      setFloat16(view, at + 2, 7.5 * d, true);
+    } else {
+      for (let i = 192; i < 208; i++) view.setInt8(at + i, random.integer(-8, 8));
+      setFloat16(view, at + 208, deviation / Math.sqrt(24 * 341.5), true); // mean squares of scale and q - 32
+    }
+  }
+  return block;
+}
+
+/**
+ * A model of random weights, for timing only, in which vertical-slash finds about what it finds in the generated input of
+ * bench/ours.ts: there, 1000 columns and 6096 diagonals (40 runs beside the local ones) stand for 9,600 keys a row.
  *
- * Random weights alone would give heads no diagonals worth finding, and vertical-slash, which keeps a number of diagonals, an
- * index that is all but dense. So queries and keys have a bias that makes their product fall with the distance, as in local heads
- * of trained models: b_q . R b_k = BIAS^2 sum_d cos(distance f_d), over the pairs d of long wavelengths. The diagonals that are
- * kept then form some hundred runs: 1000 columns and 6096 diagonals keep about as many keys as in bench/ours.ts.
+ * Random queries and keys alone have nothing to find: the chosen diagonals scatter, each brings 64 keys along, and the index is all
+ * but dense. Here a score is the sum of two parts:
+ *
+ * - b_q . R b_k falls with the distance, as in local heads of trained models: biases of the first elements of rotary pairs d with
+ *   long wavelengths make it QUERY_BIAS KEY_BIAS / sqrt(D) sum_d cos(distance f_d), 0.19 less for each factor e of distance;
+ * - b_q . R noise_k is each key's own, with a standard deviation of 0.57: keys that stand out become columns, near and far.
+ *
+ * A diagonal is a sum over 64 keys, so its noise is an eighth of a column's: nearly all of the 6096 lie within the next 10,000, in
+ * some 30 to 40 runs. Scores stay within a few units of each other, so none of a million keys underflows.
+ *
+ * That takes queries that are alike (else every query has noise of its own; their projections are small), and tokens that stay
+ * different from layer to layer: attention adds little to the residual stream (its output projections are small, too), and each
+ * kind of weight has a block of random numbers of its own, repeated. With one block for all, rows of the projections are
+ * rows of the embedding: products of a row with itself outdo everything in the first layer.
+ *
+ * A simulation of llama-3.1-8b, f16 weights, all heads 1000 columns and 6096 diagonals: 9,700 to 10,700 keys a row at 131,072 tokens
+ * (13% of all pairs with chunks of 4,096; 5.4% for the mix of patterns that MInference has for that model), alike in the layers
+ * that were simulated; 9,700 at 524,288 and 9,600 at 1,048,576. With one block for all kinds, biases of 6 and no small
+ * projections, the first layer had 46,000 to 71,000, the others 9,000 to 9,600.
  */
 export function syntheticModel(config: ModelConfig, type: WeightType): LoadedModel {
-  const random = new Random(1);
-  const chunks = new Map<WeightType, Uint8Array<ArrayBuffer>>();
-  const chunkOf = (wanted: WeightType): Uint8Array<ArrayBuffer> => {
-    const known = chunks.get(wanted);
-    if (known) return known;
-    const { elements, bytes } = BLOCK_LAYOUT[wanted];
-    const blocks = 2 ** 20 / elements;
-    let chunk: Uint8Array<ArrayBuffer>;
-    if (wanted === 'q4_k' || wanted === 'q6_k') {
-      chunk = Uint8Array.from({ length: blocks * bytes }, () => random.integer(0, 255));
-      const view = new DataView(chunk.buffer);
-      // f16 scales of about 5e-5.
-      const scales = wanted === 'q4_k' ? [0, 2] : [208];
-      for (let b = 0; b < blocks; b++) for (const at of scales) view.setUint16(b * bytes + at, 0x0300, true);
-    } else {
-      chunk = quantize(wanted, random.normals(2 ** 20, 0.02));
+  const blocks = new Map<string, Uint8Array<ArrayBuffer>>();
+  const blockOf = (name: string, own: WeightType, columns: number): Uint8Array<ArrayBuffer> => {
+    const kind = name.replace(/^layers\.\d+\./, '');
+    let block = blocks.get(kind);
+    if (!block) {
+      const scale = /^attn\.[qo]\./.test(kind) ? SMALL : 1;
+      block = randomBlock(new Random(deriveSeed(1, kind)), own, scale / Math.sqrt(columns));
+      blocks.set(kind, block);
     }
-    chunks.set(wanted, chunk);
-    return chunk;
+    return block;
   };
   const vector = (name: string, length: number): Uint8Array<ArrayBuffer> => {
     const { headDim, rope } = config;
@@ -110,13 +154,15 @@ export function syntheticModel(config: ModelConfig, type: WeightType): LoadedMod
       if (name.endsWith('norm.weight')) return 1;
       // Of a rotary pair the first element alone.
       const long = (2 * Math.PI) / (frequencies[i % headDim] ?? Number.POSITIVE_INFINITY) >= WAVELENGTH;
-      return long && /\.[qk]\.bias$/.test(name) ? BIAS : 0;
+      if (!long) return 0;
+      return name.endsWith('.q.bias') ? QUERY_BIAS : name.endsWith('.k.bias') ? KEY_BIAS : 0;
     };
     return new Uint8Array(Float32Array.from({ length }, (_, i) => valueAt(i)).buffer);
   };
   const weights = new Map<string, WeightTensor>();
   for (const [name, shape] of weightShapes(config)) {
-    const own = shape.length === 1 ? 'f32' : type;
+    const [rows = 0, columns] = shape;
+    const own = columns === undefined ? 'f32' : type;
     const byteLength = bytesOf(shape, type);
     weights.set(name, {
       name,
@@ -124,8 +170,8 @@ export function syntheticModel(config: ModelConfig, type: WeightType): LoadedMod
       type: own,
       byteLength,
       read: async function* () {
-        const chunk = shape.length === 1 ? vector(name, shape[0] ?? 0) : chunkOf(own);
-        for (let at = 0; at < byteLength; at += chunk.byteLength) yield chunk.subarray(0, byteLength - at);
+        const block = columns === undefined ? vector(name, rows) : blockOf(name, own, columns);
+        for (let at = 0; at < byteLength; at += block.byteLength) yield block.subarray(0, byteLength - at);
       },
     });
   }

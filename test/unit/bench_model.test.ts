@@ -1,0 +1,54 @@
+import { expect, inject, test } from 'vitest';
+import { randomBlock, SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
+import type { ModelConfig, WeightType } from '../../src/model/types.js';
+import { dequantize } from '../../src/reference/quant.js';
+import { Random } from '../../src/reference/random.js';
+
+const seed = inject('seed');
+const TYPES: readonly WeightType[] = ['f32', 'f16', 'q8_0', 'q4_0', 'q4_1', 'q4_k', 'q6_k'];
+const meanSquare = (values: Float64Array): number => values.reduce((sum, x) => sum + x * x, 0) / values.length;
+
+test.each(TYPES)('random weights of %s have no mean, not even in a block, and the deviation asked for', (type) => {
+  const deviation = 1 / 64;
+  const values = dequantize(type, randomBlock(new Random(seed), type, deviation));
+  expect(Math.sqrt(meanSquare(values)) / deviation).toBeGreaterThan(0.97);
+  expect(Math.sqrt(meanSquare(values)) / deviation).toBeLessThan(1.03);
+  // Blocks that share a scale: products of rows would add up their means.
+  const means = Float64Array.from({ length: values.length / 32 }, (_, b) =>
+    values.subarray(32 * b, 32 * b + 32).reduce((sum, x) => sum + x / 32, 0),
+  );
+  expect(means.reduce((sum, x) => sum + x, 0) / means.length / deviation).toBeCloseTo(0, 1);
+  expect((32 * meanSquare(means)) / deviation ** 2).toBeLessThan(1.6);
+});
+
+test.each(['f16', 'q4_0', 'q6_k'] as const)('a synthetic model of %s comes in pieces that the loader takes', async (type) => {
+  const { weights } = syntheticModel(SHAPES['tiny'] as ModelConfig, type);
+  for (const { name, byteLength, read } of weights.values()) {
+    const sizes: number[] = [];
+    for await (const piece of read()) sizes.push(piece.byteLength);
+    expect(
+      sizes.reduce((sum, size) => sum + size, 0),
+      name,
+    ).toBe(byteLength);
+    expect(
+      sizes.slice(0, -1).every((size) => size % 4 === 0),
+      name,
+    ).toBe(true);
+  }
+});
+
+test('no row of a synthetic projection is a row of the embedding', async () => {
+  const { weights } = syntheticModel(SHAPES['tiny'] as ModelConfig, 'f32');
+  const rows = async (name: string): Promise<Set<string>> => {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of weights.get(name)?.read() ?? []) pieces.push(piece.slice());
+    const values = new Float32Array(Buffer.concat(pieces).buffer.slice(0));
+    return new Set(Array.from({ length: values.length / 256 }, (_, r) => values.subarray(256 * r, 256 * r + 4).join()));
+  };
+  const embedding = await rows('embed.weight');
+  for (const name of ['q', 'k', 'v']) {
+    const own = await rows(`layers.1.attn.${name}.weight`);
+    expect([...own].filter((row) => embedding.has(row))).toEqual([]);
+    expect(own.size).toBeGreaterThanOrEqual(128);
+  }
+});
