@@ -32,6 +32,19 @@ const PATTERNS: Readonly<Record<string, HeadPattern>> = {
 /** GPU memory for everything but weights, cache and activations: sparse indices, and what the driver takes. */
 const RESERVE = 4 * 2 ** 30;
 
+/**
+ * Tokens that run through the layers at a time. Sparse heads read all keys once per chunk, to build its index, so chunks grow with the
+ * prompt: a sixteenth of it, from 4,096 (up to 64K tokens) to 32,768 (from 512K on), halved until the activations take at most
+ * a sixteenth of the memory.
+ *
+ * @param rowBytes - activations of a token.
+ */
+export function defaultChunk(tokens: number, rowBytes: number, memory: number): number {
+  let chunk = 32_768;
+  while (chunk > 4096 && (16 * chunk > tokens || 16 * rowBytes * chunk > memory)) chunk /= 2;
+  return chunk;
+}
+
 /** What a real model reads. */
 const TEXT = 'assets/text/austen-persuasion-ch1-2.txt';
 
@@ -43,7 +56,7 @@ interface Options {
   readonly lengths?: readonly number[];
   readonly patterns?: readonly string[];
   readonly config?: string;
-  readonly chunk: number;
+  readonly chunk?: number;
   readonly layers?: number;
   readonly memory?: number;
   readonly budgetSeconds: number;
@@ -81,6 +94,8 @@ interface Case {
 interface Pass {
   readonly wallMs: number;
   readonly nextToken: number;
+  /** Tokens of the first chunk: devices with small bindings take smaller ones than asked for. */
+  readonly chunk: number;
   readonly times?: KernelTimes;
 }
 
@@ -134,8 +149,13 @@ class ModelBench {
   readonly #memory: number;
   readonly #ceiling: number;
   /** What a layer took at the longest length so far, by pattern. */
-  readonly #seen = new Map<string, { readonly tokens: number; readonly parts: Readonly<Record<Part, number>> }>();
+  readonly #seen = new Map<
+    string,
+    { readonly tokens: number; readonly chunk: number; readonly parts: Readonly<Record<Part, number>> }
+  >();
   #model: LanguageModel | undefined;
+  /** Of {@link ModelBench.#model}. */
+  #chunkSize = 0;
 
   constructor(
     device: GPUDevice,
@@ -157,18 +177,18 @@ class ModelBench {
   /** Measures one prompt in as many layers as memory and time allow. */
   async measure({ pattern, tokens }: Case): Promise<ModelRow> {
     const { config } = this.#subject;
-    const { layers: wanted = config.layers, budgetSeconds, chunk } = this.#options;
+    const { layers: wanted = config.layers, budgetSeconds } = this.#options;
     let most = Math.min(config.layers, wanted);
     if (!this.#options.weights) most = Math.min(most, this.#layersThatFit(tokens));
     if (most < 1) throw new MinferenceError('limit', `a layer with ${tokens} tokens does not fit the GPU's memory`);
     if (this.#options.weights) return this.#measureLayers(pattern, tokens, most);
     if (!this.#seen.has(pattern) && !this.profile.software) {
       // A guess of the time from one layer of a short prompt.
-      const short = Math.min(tokens, 2 * chunk);
+      const short = Math.min(tokens, 2 * this.#chunk(tokens));
       const model = await this.#load(1, short);
       const prompt = this.#subject.prompt(short);
       await this.#pass(model, prompt, pattern, false); // compiles
-      this.#remember(pattern, short, 1, (await this.#pass(model, prompt, pattern, true)).times);
+      this.#remember(pattern, short, 1, await this.#pass(model, prompt, pattern, true));
     }
     const seconds = this.#guess(pattern, tokens);
     let layers = Math.max(1, Math.min(most, Math.floor(budgetSeconds / seconds)));
@@ -223,6 +243,7 @@ class ModelBench {
       params: {},
       layers,
       ofLayers: config.layers,
+      ...(timed[0] ? { chunk: timed[0].chunk } : {}),
       wallMs: median((plain.length > 0 ? plain : timed).map((p) => p.wallMs)),
       repetitions: timed.length,
       ...(decodeMs === undefined ? {} : { decodeMs }),
@@ -235,7 +256,7 @@ class ModelBench {
       Part,
       number
     >;
-    this.#remember(pattern, tokens, layers, times[0]);
+    this.#remember(pattern, tokens, layers, timed[0]);
     const gemmTflops = gemmFlops(config, tokens, layers) / parts.gemm / 1e9;
     const pairs = ((density ?? 0) * layers * numHeads * tokens * (tokens + 1)) / 2;
     const products = [...(times[0]?.kernels ?? [])].filter(([kernel]) => kernel.startsWith('gemm ')).sort((a, b) => b[1] - a[1]);
@@ -253,52 +274,68 @@ class ModelBench {
   /** Layers whose weights and cache fit the memory. */
   #layersThatFit(tokens: number): number {
     const { config, type } = this.#subject;
-    const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
-    const bytes = BYTES[this.profile.tier === 'portable' ? 'f32' : 'f16'];
     const weights = weightBytes(config, type);
-    const cache = 2 * numKvHeads * headDim * bytes * this.#context(tokens);
-    const row = 4 * hiddenSize + bytes * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize);
-    const rest = weights.rest + row * Math.min(tokens, this.#options.chunk) + RESERVE;
+    const cache = 2 * config.numKvHeads * config.headDim * this.#activation * this.#context(tokens);
+    const rest = weights.rest + this.#rowBytes() * Math.min(tokens, this.#chunk(tokens)) + RESERVE;
     return Math.min(config.layers, Math.floor((this.#memory - rest) / (weights.layer + cache)));
+  }
+
+  /** Bytes of an element of the cache and of most activations. */
+  get #activation(): number {
+    return BYTES[this.profile.tier === 'portable' ? 'f32' : 'f16'];
+  }
+
+  /** Bytes of a token's activations. */
+  #rowBytes(): number {
+    const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = this.#subject.config;
+    return 4 * hiddenSize + this.#activation * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize);
+  }
+
+  #chunk(tokens: number): number {
+    return this.#options.chunk ?? defaultChunk(tokens, this.#rowBytes(), this.#memory);
   }
 
   #context(tokens: number): number {
     return tokens + this.#options.decode;
   }
 
-  /** Seconds that a layer may take: attention grows with the square of the length when dense, as does building indices. */
+  /** Seconds that a layer may take: dense attention grows with the square of the length; each chunk's index with the length. */
   #guess(pattern: string, tokens: number): number {
     const seen = this.#seen.get(pattern);
     if (!seen) return 0;
     const ratio = tokens / seen.tokens;
+    const chunks = Math.ceil(tokens / this.#chunk(tokens)) / Math.ceil(seen.tokens / seen.chunk);
     const { gemm, attention, index, rest } = seen.parts;
-    return ((gemm + rest) * ratio + attention * ratio ** (pattern === 'dense' ? 2 : 1) + index * ratio ** 2) / 1000;
+    return ((gemm + rest) * ratio + attention * ratio ** (pattern === 'dense' ? 2 : 1) + index * ratio * chunks) / 1000;
   }
 
-  #remember(pattern: string, tokens: number, layers: number, times: KernelTimes | undefined): void {
-    if (!times || (this.#seen.get(pattern)?.tokens ?? 0) > tokens) return;
+  #remember(pattern: string, tokens: number, layers: number, { times, chunk }: Partial<Pass> = {}): void {
+    if (!times || !chunk || (this.#seen.get(pattern)?.tokens ?? 0) > tokens) return;
     const parts = Object.fromEntries(PARTS.map((part) => [part, times.parts[part] / layers])) as Record<Part, number>;
-    this.#seen.set(pattern, { tokens, parts });
+    this.#seen.set(pattern, { tokens, chunk, parts });
   }
 
-  /** The model with so many layers and room for so many tokens; the one before is freed. */
+  /** The model with so many layers, and room and chunks for so many tokens; the one before is freed. */
   async #load(layers: number, tokens: number): Promise<LanguageModel> {
     const contextLength = this.#context(tokens);
-    if (this.#model?.config.layers === layers && this.#model.contextLength === contextLength) return this.#model;
+    const chunkSize = this.#chunk(tokens);
+    const { config, contextLength: room } = this.#model ?? {};
+    if (this.#model && config?.layers === layers && room === contextLength && this.#chunkSize === chunkSize) return this.#model;
     this.destroy();
     await this.#device.queue.onSubmittedWorkDone();
-    const { tier, chunk, gemmTiling, matrixProducts } = this.#options;
+    const { tier, gemmTiling, matrixProducts } = this.#options;
     const tiling = gemmTiling ? (JSON.parse(readFileSync(gemmTiling, 'utf8')) as MatrixGemmTiling) : undefined;
     const loaded = await this.#subject.open(layers);
     try {
       this.#model = await LanguageModel.load(this.#device, loaded, {
         tier,
         contextLength,
-        chunkSize: chunk,
+        chunkSize,
         denseBelow: 0,
         matrixProducts: matrixProducts && (tiling ?? true),
         attention: { dispatchMs: this.profile.software ? 100 : 2000, workspaceLimit: 2 ** 30, ...this.#attention },
       });
+      this.#chunkSize = chunkSize;
     } finally {
       await loaded.close();
     }
@@ -322,9 +359,15 @@ class ModelBench {
     const start = performance.now();
     let times: KernelTimes | undefined;
     let wallMs = 0;
+    let chunk = 0;
     let logits: Float32Array;
     try {
-      ({ logits } = await model.prefill(prompt, { patterns: this.#patterns(pattern, model.config.layers) }));
+      ({ logits } = await model.prefill(prompt, {
+        patterns: this.#patterns(pattern, model.config.layers),
+        onProgress: ({ tokens }) => {
+          chunk ||= tokens;
+        },
+      }));
       wallMs = performance.now() - start;
     } finally {
       times = await watch?.stop();
@@ -333,13 +376,13 @@ class ModelBench {
       throw new MinferenceError('gpu', `${pattern}, ${prompt.length} tokens: logits that are no numbers`);
     }
     const nextToken = logits.reduce((best, value, i) => (value > (logits[best] ?? 0) ? i : best), 0);
-    return { wallMs, nextToken, ...(times ? { times } : {}) };
+    return { wallMs, nextToken, chunk, ...(times ? { times } : {}) };
   }
 
   /** Runs the first chunk until the GPU's clock is up; once on software adapters. */
   async #warm(model: LanguageModel, prompt: readonly number[], pattern: string): Promise<void> {
     const warmMs = this.profile.software ? 0 : this.#options.warmMs;
-    const first = prompt.slice(0, this.#options.chunk);
+    const first = prompt.slice(0, this.#chunk(prompt.length));
     const start = performance.now();
     do await this.#pass(model, first, pattern, false);
     while (performance.now() - start < warmMs);
@@ -382,7 +425,6 @@ async function run(options: Options, attention: Pick<SparsePrefillOptions, 'tili
   const about = {
     model: subject.name,
     synthetic: !weights,
-    chunk: options.chunk,
     ...(config ? { config: basename(config) } : {}),
   };
   let fresh: ModelFile = { ...about, device: gpu, date, software, ceilings: {}, rows: [], absent: [] };
@@ -468,7 +510,7 @@ export function addModelCommand(
     .option('--lengths <list>', 'tokens of the prompts (default: 8K to 1M, 8K with --weights)', (text) => list(text).map(Number))
     .option('--patterns <list>', `${Object.keys(PATTERNS).join()},mix (default: dense, and mix or vertical_slash)`, list)
     .option('--config <file>', 'pattern file of the pattern mix')
-    .option('--chunk <n>', 'tokens that run through the layers at a time', Number, 4096)
+    .option('--chunk <n>', 'tokens that run through the layers at a time (default: 1/16 of the prompt, 4096 to 32768)', Number)
     .option('--layers <n>', 'layers at most, of random weights (default: all that fit)', Number)
     .option('--memory <gib>', 'GPU memory to fill (default: what nvidia-smi says is free)', Number)
     .option('--budget-seconds <s>', 'fewer layers run when a prompt would take longer', Number, 40)

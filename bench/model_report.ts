@@ -10,6 +10,8 @@ export interface ModelRow extends Pick<BenchRow, 'impl' | 'pattern' | 'tier' | '
   /** Layers that ran, and layers of the model. */
   readonly layers: number;
   readonly ofLayers: number;
+  /** Tokens that ran through the layers at a time; peers tell none. */
+  readonly chunk?: number;
   /** Median GPU milliseconds of all kernels of the layers that ran; peers tell none. */
   readonly ms?: number;
   readonly parts?: Readonly<Record<Part, number>>;
@@ -37,8 +39,6 @@ export interface ModelFile extends BenchFile<ModelRow> {
   readonly model: string;
   /** The pattern file of the pattern `mix`. */
   readonly config?: string;
-  /** Tokens that run through the layers at a time. */
-  readonly chunk: number;
   /** Whether the weights are made up: random, with diagonals near the main one. */
   readonly synthetic: boolean;
 }
@@ -62,6 +62,7 @@ export function toMarkdown(rows: readonly ModelRow[]): string {
     'impl',
     'pattern',
     'N',
+    'chunk',
     'layers',
     'GPU ms',
     ...PARTS,
@@ -81,6 +82,7 @@ export function toMarkdown(rows: readonly ModelRow[]): string {
       implOf(r),
       r.pattern,
       count(r.seqLen),
+      maybe(r.chunk, count),
       r.layers === r.ofLayers ? `${r.layers}` : `${r.layers} of ${r.ofLayers}`,
       maybe(r.ms, (ms) => ms.toFixed(1)),
       ...PARTS.map((part) => maybe(r.parts?.[part], (ms) => ms.toFixed(1))),
@@ -116,7 +118,7 @@ export function report(file: ModelFile): string {
     return each.length > 0 ? [`Next token after ${count(tokens)}: ${each.join('), ')}).`] : [];
   });
   const notes = [
-    `Prefill of whole prompts, ${file.rows.find((r) => r.impl === 'ours')?.dtype ?? ''} weights${file.synthetic ? ' (random, with biases of q and k that give every head diagonals near the main one)' : ''}, chunks of ${count(file.chunk)} tokens.`,
+    `Prefill of whole prompts, ${file.rows.find((r) => r.impl === 'ours')?.dtype ?? ''} weights${file.synthetic ? ' (random, with biases of q and k that give every head diagonals near the main one)' : ''}. A chunk is what runs through the layers at a time.`,
     'Medians: GPU time from timestamps around every kernel, in milliseconds; wall time from tokens to logits, without timestamps where there was time for runs of their own.',
     ...(file.config ? [`mix: the patterns of ${file.config}, head by head.`] : []),
     ...(rows.some((r) => r.layers < r.ofLayers)
@@ -140,11 +142,11 @@ ${toMarkdown(rows)}${file.absent.map((a) => `\nAbsent: ${a.impl}, ${a.reason}\n`
 
 /** Rows as CSV, with a header. */
 export function toCsv(rows: readonly ModelRow[]): string {
-  const head = ['impl', 'pattern', 'tier', 'seqLen', 'heads', 'headDim', 'dtype', 'layers', 'ofLayers', 'ms', ...PARTS];
+  const head = ['impl', 'pattern', 'tier', 'seqLen', 'heads', 'headDim', 'dtype', 'layers', 'ofLayers', 'chunk', 'ms', ...PARTS];
   const tail = ['gemmTflops', 'gemmShare', 'attentionTflops', 'density', 'wallMs', 'wholeMs', 'decodeMs'] as const;
   const line = (r: ModelRow): string =>
     [
-      ...[r.impl, r.pattern, r.tier, r.seqLen, r.heads, r.headDim, r.dtype, r.layers, r.ofLayers, r.ms?.toFixed(3)],
+      ...[r.impl, r.pattern, r.tier, r.seqLen, r.heads, r.headDim, r.dtype, r.layers, r.ofLayers, r.chunk, r.ms?.toFixed(3)],
       ...PARTS.map((part) => r.parts?.[part].toFixed(3)),
       ...tail.map((name) => (name === 'wholeMs' ? wholeMs(r) : r[name])?.toPrecision(6)),
     ].join(',');

@@ -1,4 +1,6 @@
 import { expect, inject, test } from 'vitest';
+import { defaultChunk } from '../../bench/model.js';
+import { type ModelRow, toCsv, toMarkdown } from '../../bench/model_report.js';
 import { randomBlock, SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
 import type { ModelConfig, WeightType } from '../../src/model/types.js';
 import { dequantize } from '../../src/reference/quant.js';
@@ -51,4 +53,26 @@ test('no row of a synthetic projection is a row of the embedding', async () => {
     expect([...own].filter((row) => embedding.has(row))).toEqual([]);
     expect(own.size).toBeGreaterThanOrEqual(128);
   }
+});
+
+test('chunks grow with the prompt, as far as memory allows', () => {
+  const chunks = [1000, 32_768, 65_536, 131_072, 262_144, 524_288, 2 ** 20].map((n) => defaultChunk(n, 131_072, 80 * 2 ** 30));
+  expect(chunks).toEqual([4096, 4096, 4096, 8192, 16_384, 32_768, 32_768]);
+  expect(defaultChunk(2 ** 20, 131_072, 24 * 2 ** 30)).toBe(8192);
+  expect(defaultChunk(2 ** 20, 131_072, 2 ** 30)).toBe(4096);
+  expect(defaultChunk(2 ** 20, 131_072, Number.POSITIVE_INFINITY)).toBe(32_768);
+});
+
+test('tables tell the chunk of each row', () => {
+  const row = (seqLen: number, chunk?: number): ModelRow => ({
+    ...{ impl: 'ours', pattern: 'dense', tier: 'f16', seqLen, heads: 4, headDim: 64, dtype: 'f16', params: {} },
+    ...{ layers: 2, ofLayers: 2, wallMs: 1000, repetitions: 1, ...(chunk ? { chunk } : {}) },
+  });
+  const rows = [row(32_768, 4096), row(524_288, 32_768), row(8192)];
+  const [head = '', , ...lines] = toMarkdown(rows).trim().split('\n');
+  const at = head.split(' | ').indexOf('chunk');
+  expect(lines.map((line) => line.split(' | ')[at])).toEqual(['4,096', '32,768', '']);
+  const [names = '', ...values] = toCsv(rows).trim().split('\n');
+  const column = names.split(',').indexOf('chunk');
+  expect(values.map((line) => line.split(',')[column])).toEqual(['4096', '32768', '']);
 });
