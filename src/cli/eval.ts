@@ -61,6 +61,9 @@ vertical-slash. A method may also be a pattern with sizes, as --pattern of
 "minference prefill" takes it: a_shape:64,512. All are sparse from the first
 token on, unless --dense-below says otherwise.
 
+Prefill times are medians of the prompts' own prefills. Density comes from one more
+prefill per method and length, which is not timed: it reads every index back.
+
 Examples:
   minference eval passkey --seq-len 2048 --methods ${ALL}
   minference eval passkey --model ./folder --seq-len 8192,32768 --heatmap passkey.svg

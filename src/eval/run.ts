@@ -55,9 +55,9 @@ export interface EvalRow {
   readonly agreement?: number;
   /** Of all samples together. */
   readonly perplexity?: number;
-  /** Query-key pairs computed over the causal total, 0 to 1: of all heads in the first sample of this length. */
+  /** Query-key pairs computed over the causal total, 0 to 1: of all heads in the first sample of this length, in a pass of its own. */
   readonly density: number;
-  /** Median wall time of the prefill. */
+  /** Median wall time of the prefills that the answers come from. None of them is inspected: that would make layers wait. */
   readonly prefillMs: number;
 }
 

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { describe, expect, inject, test } from 'vitest';
+import { describe, expect, inject, test, vi } from 'vitest';
 import { accuracySvg } from '../../src/cli/eval_heatmap.js';
 import { METHODS, methodPattern } from '../../src/eval/methods.js';
 import { PromptMaker } from '../../src/eval/prompt.js';
@@ -246,6 +246,41 @@ describe('evaluations', async () => {
       ['dense', null, '2.0000'],
       ['a_shape', null, '2.0000'],
     ]);
+  });
+
+  test('times and answers are those of plain prefills; density comes from one inspected prefill per method and length', async () => {
+    let now = 0;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now);
+    let inspected = 0;
+    const open = async (): Promise<EvalModel> => {
+      const model = scripted(tokenizer, () => '');
+      const cost = (patterns: ModelPatterns | undefined): number => (JSON.stringify(patterns).includes('dense') ? 40 : 10);
+      return {
+        ...model,
+        generate: (tokens, options = {}) => {
+          now += cost(options.patterns);
+          return model.generate(tokens, options);
+        },
+        prefill: (tokens, options = {}) => {
+          now += options.inspect ? 1000 : cost(options.patterns);
+          if (options.inspect) inspected += 1;
+          return model.prefill(tokens, options);
+        },
+      };
+    };
+    try {
+      for (const task of ['passkey', 'perplexity'] as const) {
+        inspected = 0;
+        const seqLens = task === 'passkey' ? base.seqLens : [20];
+        const rows = await evaluate({ ...base, task, seqLens, open, ...(task === 'passkey' ? {} : { text }) });
+        expect(inspected).toBe(2 * seqLens.length);
+        for (const row of rows) {
+          expect([row.prefillMs, row.density]).toEqual(row.method === 'dense' ? [40, 1] : [10, 0.5]);
+        }
+      }
+    } finally {
+      clock.mockRestore();
+    }
   });
 
   test('wrong options are refused by name', async () => {
