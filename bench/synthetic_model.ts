@@ -130,10 +130,9 @@ export function randomBlock(random: Random, type: WeightType, deviation: number)
  * kind of weight has a block of random numbers of its own, repeated. With one block for all, rows of the projections are
  * rows of the embedding: products of a row with itself outdo everything in the first layer.
  *
- * A simulation of llama-3.1-8b, f16 weights, all heads 1000 columns and 6096 diagonals: 9,700 to 10,700 keys a row at 131,072 tokens
- * (13% of all pairs with chunks of 4,096; 5.4% for the mix of patterns that MInference has for that model), alike in the layers
- * that were simulated; 9,700 at 524,288 and 9,600 at 1,048,576. With one block for all kinds, biases of 6 and no small
- * projections, the first layer had 46,000 to 71,000, the others 9,000 to 9,600.
+ * A simulation of llama-3.1-8b at 131,072 tokens, chunks of 4,096, 1000 columns and 6096 diagonals: 8,800 to 10,700 keys a row of the
+ * last chunk with weights of f16, q4_k and q6_k, 14% of all pairs; 5.6% for the mix of patterns that MInference has for that model.
+ * At 524,288 tokens 9,700 keys, at 1,048,576 9,600. With one block for all kinds and biases of 6: 46,000 to 71,000 in the first layer.
  */
 export function syntheticModel(config: ModelConfig, type: WeightType): LoadedModel {
   const blocks = new Map<string, Uint8Array<ArrayBuffer>>();
