@@ -14,6 +14,18 @@ export interface ShaderSpec {
   readonly bindings: readonly BindingKind[];
 }
 
+/** A shader whose text is only made when it is compiled: plans name their shaders again and again. */
+export function lazyShader(spec: Omit<ShaderSpec, 'code'>, code: () => string): ShaderSpec {
+  let made: string | undefined;
+  return {
+    ...spec,
+    get code() {
+      made ??= code();
+      return made;
+    },
+  };
+}
+
 interface CachedPipeline {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;

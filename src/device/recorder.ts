@@ -51,6 +51,24 @@ export interface DispatchOptions {
   readonly flops?: number;
 }
 
+/** Constants that are kept for each device, and the words of the largest. */
+const SHARED_CONSTANTS = 1024;
+const SHARED_WORDS = 1024;
+
+/**
+ * Most constants return with every layer and chunk, and to make a buffer is what recording costs most: 0.1 ms each, and several
+ * more for a submission that has to fill them (Dawn on an H100).
+ */
+const constants = new WeakMap<GPUDevice, Map<string, GPUBuffer>>();
+
+function constantsOf(device: GPUDevice): Map<string, GPUBuffer> {
+  const known = constants.get(device);
+  if (known) return known;
+  const made = new Map<string, GPUBuffer>();
+  constants.set(device, made);
+  return made;
+}
+
 /**
  * Collects the steps of one plan. Nothing reaches the GPU before the plan is encoded, so a plan that
  * throws half-way leaves nothing behind but pooled buffers, which {@link Recorder.releaseAll} gives back.
@@ -90,8 +108,20 @@ export class Recorder {
     this.release(...this.#held);
   }
 
-  /** A small immutable buffer with this content, for uniforms and tables. Left to the garbage collector. */
+  /** A small immutable buffer with this content, for uniforms and tables: shared by all that ask for the same, never destroyed. */
   constant(label: string, data: Uint32Array<ArrayBuffer>, kind: 'uniform' | 'storage' = 'uniform'): GPUBuffer {
+    if (data.length > SHARED_WORDS) return this.#newConstant(label, data, kind);
+    const known = constantsOf(this.device);
+    const key = `${kind} ${label} ${data.join()}`;
+    const buffer = known.get(key) ?? this.#newConstant(label, data, kind);
+    // The one that was asked for longest ago goes first; the garbage collector frees it when nothing uses it any more.
+    known.delete(key);
+    known.set(key, buffer);
+    if (known.size > SHARED_CONSTANTS) known.delete(known.keys().next().value as string);
+    return buffer;
+  }
+
+  #newConstant(label: string, data: Uint32Array<ArrayBuffer>, kind: 'uniform' | 'storage'): GPUBuffer {
     const size = Math.max(16, Math.ceil(data.byteLength / 16) * 16);
     const buffer = this.device.createBuffer({
       label: `minference ${label}`,

@@ -7,7 +7,7 @@ import rowReduceSubgroup from '../../shaders/lib/row_reduce_subgroup.wgsl?raw';
 import rowReduceWorkgroup from '../../shaders/lib/row_reduce_workgroup.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
-import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
+import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { MinferenceError } from '../errors.js';
 import { prelude, type StorageFormat, storageLibrary } from './shader_text.js';
@@ -231,17 +231,15 @@ export function attentionShader(
       ...(t.unroll ? { UNIT: 1 } : {}),
     },
   });
-  const loop = t.unroll ? flashAttention : flashAttention.replaceAll('* UNIT', '* params.unit');
-  return {
-    label: `${kernel} D=${headDim} ${storage} ${tilingName(t)}`,
-    code: [
+  const spec = { label: `${kernel} D=${headDim} ${storage} ${tilingName(t)}`, bindings: ATTENTION_BINDINGS };
+  return lazyShader(spec, () =>
+    [
       head,
       storageLibrary(storage),
       attentionBindings,
       t.subgroups ? rowReduceSubgroup : rowReduceWorkgroup,
-      loop,
+      t.unroll ? flashAttention : flashAttention.replaceAll('* UNIT', '* params.unit'),
       ...SOURCES[kernel],
     ].join('\n'),
-    bindings: ATTENTION_BINDINGS,
-  };
+  );
 }

@@ -1,5 +1,5 @@
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { type MatrixOps, nativeOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
@@ -187,10 +187,13 @@ export function matrixGemmShader(
     },
   });
   const enables = head.slice(0, head.indexOf('const '));
-  const main = mainFunction(t, output, bias, ops);
-  return {
+  const spec: Omit<ShaderSpec, 'code'> = {
     label: `gemm matrix ${type} ${output} ${gemmTilingName(t)} ${ops.name}${bias ? ' bias' : ''}`,
-    code: [
+    bindings: ['uniform', 'read', 'read', 'read', 'write', ...ops.bindings],
+  };
+  return lazyShader(spec, () => {
+    const main = mainFunction(t, output, bias, ops);
+    return [
       enables + ops.directives,
       head.slice(enables.length),
       gemmBindings,
@@ -203,9 +206,8 @@ export function matrixGemmShader(
 var<workgroup> tile: array<vec4<u32>, ${tileWords(t)}>;`,
       ops.declarations(),
       main,
-    ].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'read', 'write', ...ops.bindings],
-  };
+    ].join('\n');
+  });
 }
 
 const WORD_OF_HALVES = `

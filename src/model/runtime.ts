@@ -31,7 +31,7 @@ import {
 } from './ops.js';
 import { ropeFrequencies, ropeTable } from './rope.js';
 import { Sampler, type SamplingOptions } from './sample.js';
-import type { LoadedModel, ModelConfig } from './types.js';
+import { type LoadedModel, type ModelConfig, weightShapes } from './types.js';
 import { type LayerWeights, type ModelWeights, uploadWeights } from './weights.js';
 
 /** What heads attend to in a long prefill: one pattern for all, a pattern file, or a function of the layer. */
@@ -51,7 +51,7 @@ export interface LanguageModelOptions {
   readonly patternOptions?: LayerPatternOptions;
   /** Chunks with which the sequence has fewer tokens than this attend densely. Default 4096. */
   readonly denseBelow?: number;
-  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default false: checked on hardware product by product, but not yet in a whole model. */
+  /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default true. */
   readonly matrixProducts?: boolean | MatrixGemmTiling;
   /** Options of the attention. */
   readonly attention?: Omit<SparsePrefillOptions, 'tier'>;
@@ -145,8 +145,13 @@ export interface ModelMemory {
 const STORAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 const READBACK = 0x01 | 0x08; // MAP_READ | COPY_DST
 const DEFAULT_CONTEXT = 8192;
-/** Submissions of layers on the way at a time. */
-const LAYERS_IN_FLIGHT = 3;
+/** Submissions on the way at a time. */
+const SUBMISSIONS_IN_FLIGHT = 3;
+/**
+ * Layers share a submission as long as it stays below so many operations: a submission costs milliseconds however little it does,
+ * and yet has to end in time for watchdogs and aborts, 0.2 s on a GPU of 1 TFLOPS.
+ */
+const SUBMISSION_FLOPS = 2e11;
 /** Bytes of logits that are made at a time when all are asked for. */
 const LOGITS_BYTES = 2 ** 26;
 
@@ -226,6 +231,8 @@ export class LanguageModel {
   readonly #state: GPUBuffer;
   readonly #token: GPUBuffer;
   readonly #logits: GPUBuffer;
+  /** Weights of one layer's products. */
+  readonly #layerWeights: number;
   readonly #frequencies: GPUBuffer;
   readonly #buffers: readonly GPUBuffer[];
   readonly #lost: Promise<never>;
@@ -286,6 +293,7 @@ export class LanguageModel {
     this.#chunkSize = settings.chunkSize;
     this.#patterns = settings.patterns;
     this.#denseBelow = settings.denseBelow;
+    this.#layerWeights = layerWeights(config);
     this.#weights = weights;
     this.#pipelines = pipelinesOf(device);
     this.#pool = new BufferPool(device);
@@ -490,18 +498,27 @@ export class LanguageModel {
     const timers = timed ? { linear: new StageTimer(this.device), attention: new StageTimer(this.device) } : undefined;
     const times = { linearMs: 0, attention: { estimate: 0, topk: 0, convert: 0, kernel: 0 } };
     const probabilities: Float32Array[] = [];
+    const inFlight: Promise<void>[] = [];
     try {
       for (const chunk of chunks) {
         const rec = new Recorder(this.device, this.#pool, this.#pipelines);
         try {
-          const report = (layer: number): void =>
+          const report = (layers: number): void => {
+            const done = layers === this.config.layers;
+            if (done) {
+              this.#position = chunk.position + chunk.rows;
+              if (chunk === chunks[0]) this.#pending = undefined;
+            }
             onProgress?.({
-              fraction: (chunk.first + (chunk.rows * layer) / this.config.layers) / tokens.length,
-              tokens: chunk.first,
+              fraction: (chunk.first + (chunk.rows * layers) / this.config.layers) / tokens.length,
+              tokens: chunk.first + (done ? chunk.rows : 0),
               totalTokens: tokens.length,
             });
+          };
           const x = rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4);
-          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns, denseBelow, watch });
+          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns, denseBelow, watch, inFlight });
+          // Layers that are looked at record their rest later.
+          if (watch) await Promise.all(inFlight);
           if (onLogits || logProbs) {
             const visit =
               onLogits && ((row: number, logits: Float32Array) => this.#visit(onLogits, chunk.first + row - skipped, logits));
@@ -516,15 +533,10 @@ export class LanguageModel {
           for (const { ms } of await this.#race(timers.linear.readPasses())) times.linearMs += ms;
           for (const { stage, ms } of await this.#race(timers.attention.readPasses())) times.attention[stage] += ms;
         }
-        this.#position += chunk.rows;
-        if (chunk === chunks[0]) this.#pending = undefined;
-        onProgress?.({
-          fraction: (chunk.first + chunk.rows) / tokens.length,
-          tokens: chunk.first + chunk.rows,
-          totalTokens: tokens.length,
-        });
       }
+      await Promise.all(inFlight);
       const logits = new Float32Array(await this.#read(this.#logits, this.config.vocabSize * 4));
+      signal?.throwIfAborted();
       return {
         logits,
         ...(logProbs ? { logProbs: concatenated(probabilities).subarray(skipped, tokens.length - 1) } : {}),
@@ -532,8 +544,12 @@ export class LanguageModel {
         ...(timers ? { times } : {}),
       };
     } finally {
+      const rest = await Promise.allSettled(inFlight);
       timers?.linear.destroy();
       timers?.attention.destroy();
+      const failed = rest.find((r): r is PromiseRejectedResult => r.status === 'rejected');
+      // biome-ignore lint/correctness/noUnsafeFinally: a GPU error outranks the abort that may be under way
+      if (failed) throw failed.reason;
     }
   }
 
@@ -560,7 +576,13 @@ export class LanguageModel {
     this.#ropeFactor = factor;
   }
 
-  /** Runs a chunk through all layers, a submission for each. */
+  /** Operations of a layer for a chunk, at most: dense attention. */
+  #layerFlops({ rows, position }: Chunk): number {
+    const { numHeads, headDim } = this.config;
+    return rows * (2 * this.#layerWeights + 4 * numHeads * headDim * (position + rows));
+  }
+
+  /** Submits a chunk's way through all layers; waits for no more than it must. */
   async #runChunk(
     rec: Recorder,
     chunk: Chunk,
@@ -569,40 +591,38 @@ export class LanguageModel {
     options: {
       readonly signal: AbortSignal | undefined;
       readonly timers: Timers | undefined;
-      readonly report: (layer: number) => void;
+      /** Told how many layers are done. */
+      readonly report: (layers: number) => void;
       readonly patterns: LayerPatterns;
       readonly denseBelow: number;
       readonly watch: Watch | undefined;
+      readonly inFlight: Promise<void>[];
     },
   ): Promise<void> {
-    const { signal, timers, report, patterns, denseBelow, watch } = options;
+    const { signal, timers, report, patterns, denseBelow, watch, inFlight } = options;
     const ids = rec.workspace('tokens', chunk.rows * 4);
     this.device.queue.writeBuffer(ids, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
     this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
-    const inFlight: Promise<void>[] = [];
-    try {
-      for (let index = 0; index < this.config.layers; index++) {
-        signal?.throwIfAborted();
-        if (inFlight.length >= (watch ? 1 : LAYERS_IN_FLIGHT)) await inFlight.shift();
-        const step = {
-          rec,
-          index,
-          chunk,
-          ids,
-          x,
-          timers,
-          patterns: this.#patternsAt(patterns[index], chunk.position + chunk.rows, denseBelow),
-        };
-        const submitted = watch
-          ? this.#watchLayer(step, watch, signal)
-          : this.#submit((encoder) => this.#recordLayer(encoder, step));
-        inFlight.push(submitted.then(() => report(index + 1)));
-      }
-    } finally {
-      const rest = await Promise.allSettled(inFlight);
-      const failed = rest.find((r): r is PromiseRejectedResult => r.status === 'rejected');
-      // biome-ignore lint/correctness/noUnsafeFinally: a GPU error outranks the abort that may be under way
-      if (failed) throw failed.reason;
+    const together = watch ? 1 : Math.max(1, Math.floor(SUBMISSION_FLOPS / this.#layerFlops(chunk)));
+    for (let first = 0; first < this.config.layers; first += together) {
+      signal?.throwIfAborted();
+      if (inFlight.length >= (watch ? 1 : SUBMISSIONS_IN_FLIGHT)) await inFlight.shift();
+      const end = Math.min(first + together, this.config.layers);
+      const steps = Array.from({ length: end - first }, (_, i) => ({
+        rec,
+        index: first + i,
+        chunk,
+        ids,
+        x,
+        timers,
+        patterns: this.#patternsAt(patterns[first + i], chunk.position + chunk.rows, denseBelow),
+      }));
+      const submitted = watch
+        ? this.#watchLayer(steps[0] as LayerStep, watch, signal)
+        : this.#submit((encoder) => {
+            for (const step of steps) this.#recordLayer(encoder, step);
+          });
+      inFlight.push(submitted.then(() => report(end)));
     }
   }
 
@@ -981,7 +1001,7 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
 
 function matrixTiling(
   profile: DeviceProfile,
-  wanted: LanguageModelOptions['matrixProducts'] = false,
+  wanted: LanguageModelOptions['matrixProducts'] = true,
 ): MatrixGemmTiling | undefined {
   const shapes = profile.matrix?.shapes ?? [];
   if (typeof wanted === 'boolean') return wanted ? chooseGemmTiling(shapes, profile.limits) : undefined;
@@ -1024,4 +1044,10 @@ function contextOverflow(argument: string, value: number, room: number): Minfere
 
 function busy(): MinferenceError {
   return new MinferenceError('invalid-argument', 'the model is busy: wait for its prefill or generation to end');
+}
+
+function layerWeights(config: ModelConfig): number {
+  return [...weightShapes({ ...config, layers: 1 })]
+    .filter(([name]) => name.startsWith('layers.'))
+    .reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b), 0);
 }
