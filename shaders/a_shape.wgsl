@@ -9,41 +9,35 @@
 // Tiles: first the initial keys, then the contiguous range that the rows' local windows span and the
 // initial keys do not. Bindings: lib/attention_bindings.wgsl. Loop: lib/flash_attention.wgsl.
 
-struct AShapeRange {
-  n_init: u32,       // initial keys that any row of the tile sees
-  local_start: u32,  // first key of the local range
-}
+// Set by tile_count, once: what the row tile sees.
+var<private> n_init: u32;        // initial keys that any row of the tile sees
+var<private> init_tiles: u32;    // tiles that hold them
+var<private> local_start: u32;   // first key of the local range
 
 // The first query row that sees every key.
 fn first_dense_row(entry: HeadEntry) -> u32 {
   return params.n_q - min(entry.arg2, params.n_q);
 }
 
-fn a_shape_range(entry: HeadEntry, row0: u32) -> AShapeRange {
+fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
   let end = last_position(row0, BLOCK_M) + 1u;
-  if (min(row0 + BLOCK_M, params.n_q) > first_dense_row(entry)) {
-    return AShapeRange(end, end);
-  }
   let first_row = params.q_offset + row0;
   let window_start = first_row + 1u - min(first_row + 1u, entry.arg1);
-  let n_init = min(entry.arg0, end);
-  return AShapeRange(n_init, min(max(window_start, n_init), end));
-}
-
-fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
-  let range = a_shape_range(entry, row0);
-  let end = last_position(row0, BLOCK_M) + 1u;
-  return div_ceil(range.n_init, BLOCK_N) + div_ceil(end - range.local_start, BLOCK_N);
+  let has_dense_rows = min(row0 + BLOCK_M, params.n_q) > first_dense_row(entry);
+  let init = select(min(entry.arg0, end), end, has_dense_rows);
+  let start = min(max(window_start, init), end);
+  n_init = init;
+  init_tiles = div_ceil(init, BLOCK_N);
+  local_start = start;
+  return div_ceil(init, BLOCK_N) + div_ceil(end - start, BLOCK_N);
 }
 
 fn key_at(entry: HeadEntry, row0: u32, tile: u32, slot: u32) -> u32 {
-  let range = a_shape_range(entry, row0);
-  let init_tiles = div_ceil(range.n_init, BLOCK_N);
   if (tile < init_tiles) {
     let key = tile * BLOCK_N + slot;
-    return select(NO_KEY, key, key < range.n_init);
+    return select(NO_KEY, key, key < n_init);
   }
-  return range.local_start + (tile - init_tiles) * BLOCK_N + slot;
+  return local_start + (tile - init_tiles) * BLOCK_N + slot;
 }
 
 fn is_visible(entry: HeadEntry, position: u32, key: u32) -> bool {

@@ -88,6 +88,7 @@ function label(t: MatrixTiling): string {
     `${t.subgroups}sg`,
     `s${t.scoreKeys}`,
     t.queries === 'registers' ? 'qreg' : 'qmem',
+    ...(t.pairs ? ['pairs'] : []),
     t.pipelined ? `${t.staging}+pipe` : t.staging,
     `${m}x${n}x${k}`,
     t.sync,

@@ -17,3 +17,9 @@ fn max_of(x: vec4<f32>) -> f32 {
 fn sum_of(x: vec4<f32>) -> f32 {
   return (x.x + x.y) + (x.z + x.w);
 }
+
+// Tiles of neighbouring keys in the order of their visit: the first tile, whose keys often hold a row's largest score, then from
+// the last one, which is the nearest, down. Maxima settle early so, and output is rarely rescaled.
+fn visited(step: u32, tiles: u32) -> u32 {
+  return select(tiles - min(step, tiles), 0u, step == 0u);
+}

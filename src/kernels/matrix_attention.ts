@@ -11,7 +11,7 @@ import softmax from '../../shaders/matrix/softmax.wgsl?raw';
 import storageF16 from '../../shaders/matrix/storage_f16.wgsl?raw';
 import storageF16Wide from '../../shaders/matrix/storage_f16_wide.wgsl?raw';
 import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { ATTENTION_BINDINGS, type AttentionKernel } from './attention.js';
@@ -19,12 +19,15 @@ import {
   keyBatch,
   type MatrixTiling,
   matrixBlockM,
+  probabilityStride,
   STRIP_ROWS,
   scoreStride,
   stagedStride,
   tilingProblem,
 } from './matrix_config.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from './matrix_ops.js';
+import { PairBody } from './matrix_pairs.js';
+import { indent, range, TileWriter, text } from './matrix_tiles.js';
 import { prelude } from './shader_text.js';
 import type { TensorWindow } from './tensor.js';
 
@@ -45,35 +48,6 @@ const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
   vertical_slash: [verticalSlashIndex, verticalSlash, fullTileVerticalSlash],
   block_sparse: [blockSparse, fullTileCausal],
 };
-
-/** Lists 0, 1, ... count - 1. */
-function range(count: number): number[] {
-  return Array.from({ length: count }, (_, i) => i);
-}
-
-/** Joins lines and blocks of lines. */
-function text(...parts: readonly (string | readonly string[])[]): string {
-  return parts
-    .flat()
-    .filter((part) => part !== '')
-    .join('\n');
-}
-
-/** Indents by braces: the generated kernel is meant to be read. */
-function indent(code: string): string {
-  let depth = 0;
-  return code
-    .split('\n')
-    .map((raw) => {
-      const line = raw.trim();
-      const closes = /^[})]/.test(line);
-      const shown = line === '' ? '' : '  '.repeat(Math.max(0, depth - (closes ? 1 : 0))) + line;
-      const code = line.replace(/\/\/.*$/, '');
-      for (const c of code) depth += c === '{' ? 1 : c === '}' ? -1 : 0;
-      return shown;
-    })
-    .join('\n');
-}
 
 /**
  * The matrix-tier attention kernel of a pattern: FlashAttention-2's loop on subgroup matrices, f16 inputs and
@@ -106,7 +80,6 @@ export function matrixAttentionShader(
   const problem = tilingProblem(kernel, headDim, tiling);
   if (problem) throw invalidArgument('tiling', tiling, `a tiling for ${kernel} attention: ${problem}`);
   const t = tiling;
-  const main = new KernelBody(kernel, headDim, t, ops).main();
   const head = prelude({
     f16: true,
     constants: {
@@ -118,6 +91,7 @@ export function matrixAttentionShader(
       D8: headDim / 8,
       KV_STRIDE: stagedStride(headDim),
       S_STRIDE: scoreStride(t),
+      P_STRIDE: probabilityStride(t),
       KEY_BATCH: keyBatch(t),
     },
   });
@@ -125,6 +99,7 @@ export function matrixAttentionShader(
   const tag = [
     `${matrixBlockM(t)}x${t.keys}`,
     `r${STRIP_ROWS * t.strips}`,
+    ...(t.pairs ? ['pairs'] : []),
     `s${t.scoreKeys}`,
     `q-${t.queries}`,
     t.staging,
@@ -132,9 +107,10 @@ export function matrixAttentionShader(
     ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
     ops.name,
   ].join(' ');
-  return {
-    label: `${kernel} matrix D=${headDim} ${storage} ${tag}`,
-    code: [
+  const spec = { label: `${kernel} matrix D=${headDim} ${storage} ${tag}`, bindings: [...ATTENTION_BINDINGS, ...ops.bindings] };
+  return lazyShader(spec, () => {
+    const main = new (t.pairs ? PairBody : KernelBody)(kernel, headDim, t, ops).main();
+    return [
       enables + ops.directives,
       head.slice(enables.length),
       attentionBindings,
@@ -144,18 +120,12 @@ export function matrixAttentionShader(
       ops.declarations(),
       ...SOURCES[kernel],
       main,
-    ].join('\n'),
-    bindings: [...ATTENTION_BINDINGS, ...ops.bindings],
-  };
+    ].join('\n');
+  });
 }
 
 /** Writes the entry point of one kernel. */
-class KernelBody {
-  readonly #d: number;
-  readonly #t: MatrixTiling;
-  readonly #ops: MatrixOps;
-  /** Tiles hold consecutive keys, so the first one is all that staging needs. */
-  readonly #contiguous: boolean;
+class KernelBody extends TileWriter {
   readonly #strips: readonly number[];
   /** Matrices over the rows of a strip, over the keys in flight, over the head dimension (as columns, as depth), over keys as depth. */
   readonly #rowMatrices: readonly number[];
@@ -168,11 +138,8 @@ class KernelBody {
   readonly #groups: readonly number[];
 
   constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+    super(kernel, headDim, tiling, ops);
     const { shape, scoreKeys } = tiling;
-    this.#d = headDim;
-    this.#t = tiling;
-    this.#ops = ops;
-    this.#contiguous = kernel !== 'vertical_slash';
     this.#strips = range(tiling.strips);
     this.#rowMatrices = range(STRIP_ROWS / shape.m);
     this.#scoreMatrices = scoreKeys / shape.n;
@@ -196,32 +163,20 @@ class KernelBody {
 
   /** Offset in `s_tile` of a matrix of a strip whose first column lies `words` into the row. */
   #at(strip: number, matrix: number, words: Index): string {
-    const rows = matrix * this.#t.shape.m;
+    const rows = matrix * this.t.shape.m;
     return `strip_${strip}${rows > 0 ? ` + ${rows}u * S_STRIDE` : ''}${words === 0 ? '' : ` + ${wgsl(words)}`}`;
   }
 
   main(): string {
-    const t = this.#t;
+    const t = this.t;
     const registers = t.queries === 'registers';
     const body = text(
-      'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
-      'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
+      this.arrays(),
       '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
       'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
-      this.#contiguous ? '' : '// Keys of two batches of tiles.\nvar<workgroup> tile_keys: array<u32, 2u * KEY_BATCH * BLOCK_N>;',
       '',
-      '@compute @workgroup_size(THREADS)',
-      `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.#ops.builtins ? `, ${this.#ops.builtins}` : ''}) {`,
-      this.#ops.prologue,
-      `let entry = heads[params.head_start + workgroup.y];
-let row0 = (params.row_tile_end - 1u - workgroup.x) * BLOCK_M;
-let last_key = last_position(row0, BLOCK_M);
-let q_head = params.q_base + entry.head * params.q_head_stride;
-let k_head = params.k_base + entry.kv_head * params.k_head_stride;
-let v_head = params.v_base + entry.kv_head * params.v_head_stride;
-let scale = max(abs(params.scale_log2), SCALE_MIN);
-let sign_flip = select(0u, 0x80008000u, params.scale_log2 < 0.0);`,
+      this.opening(),
       '// This invocation works on half `lane % 2` of row `lane / 2` of each strip.',
       `let strip_row = lane / 2u;
 let half = lane % 2u;`,
@@ -233,9 +188,7 @@ var m_${s} = M_START;
 var l_${s} = 0.0;`,
       ),
       registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
-      this.#rows().map(({ id }) => this.#ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
-      'let tiles = tile_count(entry, row0);',
-      'if (tiles == 0u) {\n  return;\n}', // FlexPrefill: another kernel writes this head's rows.
+      this.#rows().map(({ id }) => this.ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
       this.#loop(),
       this.#epilogue(),
       '}',
@@ -246,14 +199,14 @@ var l_${s} = 0.0;`,
   // ---- queries
 
   #queriesToRegisters(): string {
-    const ops = this.#ops;
-    const { k } = this.#t.shape;
+    const ops = this.ops;
+    const { k } = this.t.shape;
     return text(
       '// Queries pass through s_tile into registers.',
       this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.#depth)),
       this.#strips.map((s) =>
         // A row of s_tile holds twice as many halves as scores.
-        this.#eachGroup(2 * this.#t.scoreKeys, (start, columns) =>
+        this.eachGroup(2 * this.t.scoreKeys, (start, columns) =>
           text(
             ops.sync(),
             `for (var i = half; i < ${columns / 8}u; i += 2u) {
@@ -288,133 +241,63 @@ q_tile[row * KV_STRIDE + d] = x;
 }`;
   }
 
-  // ---- keys and staging
-
-  /** Computes and publishes the keys of the KEY_BATCH tiles from `tile` on, for patterns that gather. */
-  #publishKeys(tile: string): string {
-    if (this.#contiguous) return '';
-    return `for (var i = thread; i < KEY_BATCH * BLOCK_N; i += THREADS) {
-tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry, row0, ${tile} + i / BLOCK_N, i % BLOCK_N);
-}`;
-  }
-
-  /** The same for the batch after the one that begins with this tile, if one does. */
-  #publishNextKeys(): string {
-    if (this.#contiguous) return '';
-    return `if (tile % KEY_BATCH == 0u && tile + KEY_BATCH < tiles) {\n${this.#publishKeys('(tile + KEY_BATCH)')}\n}`;
-  }
-
-  /** Calls `visit` for each 16-byte word that an invocation stages of a tile. */
-  #eachWord(visit: (i: number, guardStart: string, guardEnd: string) => string): string {
-    const words = (this.#t.keys * this.#d) / 8;
-    const threads = this.#t.subgroups * SUBGROUP_SIZE;
-    return text(
-      range(Math.ceil(words / threads)).map((i) => {
-        const partial = (i + 1) * threads > words;
-        return visit(i, partial ? `if (thread + ${i * threads}u < BLOCK_N * D8) {` : '', partial ? '}' : '');
-      }),
-    );
-  }
-
-  #slot(i: number): { readonly slot: string; readonly d: string } {
-    const threads = this.#t.subgroups * SUBGROUP_SIZE;
-    const d8 = this.#d / 8;
-    if (threads % d8 === 0) return { slot: `(thread / D8${i > 0 ? ` + ${(i * threads) / d8}u` : ''})`, d: '(thread % D8)' };
-    const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
-    return { slot: `(${word} / D8)`, d: `(${word} % D8)` };
-  }
-
-  /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`. */
-  #fetch(tensor: 'k' | 'v', tile: string): string {
-    return text(
-      '{',
-      this.#contiguous
-        ? `let ${tensor}_key0 = key_at(entry, row0, ${tile}, 0u);`
-        : `let ${tensor}_keys = (${tile} % (2u * KEY_BATCH)) * BLOCK_N;`,
-      this.#eachWord((i, start, end) => {
-        const { slot, d } = this.#slot(i);
-        return text(
-          start,
-          `${tensor}_next_${i} = load_${tensor}(${tensor}_head + min(${this.#contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`}, last_key) * params.${tensor}_row_stride + 2u * ${d});`,
-          end,
-        );
-      }),
-      '}',
-    );
-  }
-
-  #declareFetched(tensor: 'k' | 'v'): string {
-    return this.#eachWord((i) => `var ${tensor}_next_${i} = vec4<u32>();`);
-  }
-
-  /** Stores the words that {@link #fetch} loaded. */
-  #stage(tensor: 'k' | 'v'): string {
-    return this.#eachWord((i, start, end) => {
-      const { slot, d } = this.#slot(i);
-      return text(start, `${tensor}_tile[${slot} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
-    });
-  }
-
   // ---- the loop
 
   #loop(): string {
-    const t = this.#t;
-    const fetchBoth = (tile: string): string => text(this.#fetch('k', tile), this.#fetch('v', tile));
-    const declareBoth = text(this.#declareFetched('k'), this.#declareFetched('v'));
+    const t = this.t;
+    const fetchBoth = (tile: string): string => text(this.fetch('k', tile), this.fetch('v', tile));
+    const declareBoth = text(this.declareFetched('k'), this.declareFetched('v'));
     const barrier = 'workgroupBarrier();';
-    // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else
-    // keeps them where they are, a tile ahead.
-    const early = (tile: string, fetch: string): string => `if (${tile} < tiles) {\n${fetch}\n}`;
-    const tileLoop = (...parts: string[]): string => text('for (var tile = 0u; tile < tiles; tile++) {', ...parts, '}');
+    const tileLoop = (...parts: string[]): string => text(this.tileLoop(), ...parts, '}');
     switch (t.staging) {
       case 'single':
         return text(
-          this.#publishKeys('0u'),
+          this.publishKeys('0u'),
           tileLoop(
             barrier,
-            this.#publishNextKeys(),
-            `{\n${declareBoth}\n${fetchBoth('tile')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
+            this.publishNextKeys(),
+            `{\n${declareBoth}\n${fetchBoth('tile')}\n${this.stage('k')}\n${this.stage('v')}\n}`,
             barrier,
             this.#compute(),
           ),
         );
       case 'prefetch':
         return text(
-          this.#publishKeys('0u'),
-          this.#contiguous ? '' : barrier,
+          this.publishKeys('0u'),
+          this.contiguous ? '' : barrier,
           declareBoth,
           fetchBoth('0u'),
           tileLoop(
             barrier,
-            this.#stage('k'),
-            this.#stage('v'),
+            this.stage('k'),
+            this.stage('v'),
             barrier,
-            early('tile + 1u', fetchBoth('(tile + 1u)')),
-            this.#publishNextKeys(),
+            this.early('tile + 1u', fetchBoth('(tile + 1u)')),
+            this.publishNextKeys(),
             this.#compute(),
           ),
         );
       case 'overlap':
         return text(
-          this.#publishKeys('0u'),
-          this.#contiguous ? '' : barrier,
+          this.publishKeys('0u'),
+          this.contiguous ? '' : barrier,
           declareBoth,
-          this.#fetch('k', '0u'),
-          this.#stage('k'),
-          this.#fetch('k', '1u'),
-          this.#fetch('v', '0u'),
+          this.fetch('k', '0u'),
+          this.stage('k'),
+          this.fetch('k', '1u'),
+          this.fetch('v', '0u'),
           barrier,
           this.#scores('0u'),
           this.#storeScores(),
           this.#takeScores(true),
           tileLoop(
             barrier,
-            this.#stage('k'),
-            this.#stage('v'),
+            this.stage('k'),
+            this.stage('v'),
             barrier,
-            early('tile + 1u', this.#fetch('v', '(tile + 1u)')),
-            early('tile + 2u', this.#fetch('k', '(tile + 2u)')),
-            this.#publishNextKeys(),
+            this.early('tile + 1u', this.fetch('v', '(tile + 1u)')),
+            this.early('tile + 2u', this.fetch('k', '(tile + 2u)')),
+            this.publishNextKeys(),
             this.#softmax('0u', this.#scores('0u', false)),
             this.#output('0u'),
             this.#storeScores(),
@@ -423,17 +306,17 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
         );
       case 'overlap-single':
         return text(
-          this.#publishKeys('0u'),
-          this.#contiguous ? '' : barrier,
-          `{\n${this.#declareFetched('k')}\n${this.#fetch('k', '0u')}\n${this.#stage('k')}\n}`,
+          this.publishKeys('0u'),
+          this.contiguous ? '' : barrier,
+          `{\n${this.declareFetched('k')}\n${this.fetch('k', '0u')}\n${this.stage('k')}\n}`,
           barrier,
           this.#scores('0u'),
           this.#storeScores(),
           this.#takeScores(true),
           tileLoop(
             barrier,
-            `{\n${declareBoth}\n${this.#fetch('k', '(tile + 1u)')}\n${this.#fetch('v', 'tile')}\n${this.#stage('k')}\n${this.#stage('v')}\n}`,
-            this.#publishNextKeys(),
+            `{\n${declareBoth}\n${this.fetch('k', '(tile + 1u)')}\n${this.fetch('v', 'tile')}\n${this.stage('k')}\n${this.stage('v')}\n}`,
+            this.publishNextKeys(),
             barrier,
             this.#softmax('0u', this.#scores('0u', false)),
             this.#output('0u'),
@@ -446,7 +329,7 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
 
   /** Scores, softmax and output of a staged tile, `scoreKeys` keys at a time. */
   #compute(): string {
-    const t = this.#t;
+    const t = this.t;
     const parts = t.keys / t.scoreKeys;
     if (t.pipelined) {
       return text(
@@ -472,8 +355,8 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
 
   /** S = Q K^T for the keys from `key` on, into s_<rows>. */
   #scores(key: string, declare = true): string {
-    const { shape, queries, strips } = this.#t;
-    const ops = this.#ops;
+    const { shape, queries, strips } = this.t;
+    const ops = this.ops;
     const rows = this.#rows();
     const rowOf = (strip: number, matrix: number): string =>
       `((subgroup * ${strips}u + ${strip}u) * ${STRIP_ROWS}u + ${matrix * shape.m}u)`;
@@ -505,12 +388,12 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
   }
 
   #storeScores(): string {
-    const ops = this.#ops;
+    const ops = this.ops;
     return text(
       ops.sync(),
       this.#rows().map(({ strip, matrix, id }) =>
         ops.each('n', this.#scoreMatrices, (n) =>
-          ops.store('s_tile', this.#at(strip, matrix, times(n, this.#t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
+          ops.store('s_tile', this.#at(strip, matrix, times(n, this.t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
         ),
       ),
       ops.sync(),
@@ -520,11 +403,6 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
   /** Offset from a row's start of the vec4 j of this invocation's group g of scores. */
   #scoreWord(g: number, j: number): string {
     return `${this.#width / 4}u * (${2 * g}u + half) + ${j}u`;
-  }
-
-  /** Whether every row sees every key of a tile. */
-  #isFull(tile: string): string {
-    return `tile_is_full(entry, row0, ${tile}, ${this.#keyAt(tile, '0u')})`;
   }
 
   /** This invocation's groups of four scores of a strip, and the variable of each. */
@@ -555,7 +433,7 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
   #softmax(key: string, between = ''): string {
     const over = this.#strips.map((s) => `scale * own_max_${s} > m_${s} + MAX_RISE`);
     const max = (strip: number): string =>
-      this.#tree(
+      this.tree(
         this.#taken(strip).map(({ x }) => x),
         (a, b) => `max(${a}, ${b})`,
       );
@@ -567,27 +445,27 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
       this.#strips.map((s) => this.#exponentials(s, true)),
       this.#strips.map((s) => `let own_max_${s} = max_of(${max(s)});`),
       this.#storeProbabilities(),
-      this.#ops.any('rises', over.length > 1 ? over.map((o) => `(${o})`).join(' | ') : over.join('')),
+      this.ops.any('rises', over.length > 1 ? over.map((o) => `(${o})`).join(' | ') : over.join('')),
       'if (rises) {',
       this.#strips.map((s) => `{\n${this.#rescale(s)}\n${this.#exponentials(s, false)}\n}`),
       this.#storeProbabilities(),
       '}',
       this.#strips.map((s) => `l_${s} += sum_${s};`),
       '}',
-      this.#ops.sync(),
+      this.ops.sync(),
     );
   }
 
   /** Hides the scores that rows do not see. */
   #mask(key: string): string {
     return text(
-      `if (!${this.#isFull('tile')}) {`,
+      `if (!${this.isFull('tile')}) {`,
       this.#strips.map((s) =>
         text(
           `let position_${s} = params.q_offset + row_${s};`,
           this.#taken(s).map(({ g, j, x }) => {
             const slot = `${key} + ${this.#width}u * (${2 * g}u + half) + ${4 * j}u`;
-            const one = (i: number): string => `is_visible(entry, position_${s}, ${this.#keyAt('tile', `${slot} + ${i}u`)})`;
+            const one = (i: number): string => `is_visible(entry, position_${s}, ${this.keyAt('tile', `${slot} + ${i}u`)})`;
             return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
           }),
         ),
@@ -601,7 +479,7 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     const taken = this.#taken(strip);
     return text(
       taken.map(({ x, p }) => `${declare ? 'var ' : ''}${p} = exp2(fma(${x}, vec4<f32>(scale), vec4<f32>(-m_${strip})));`),
-      `${declare ? 'var ' : ''}sum_${strip} = sum_of(${this.#tree(
+      `${declare ? 'var ' : ''}sum_${strip} = sum_of(${this.tree(
         taken.map(({ p }) => p),
         (a, b) => `(${a} + ${b})`,
       )});`,
@@ -612,7 +490,7 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
   #storeProbabilities(): string {
     const inPlace = this.#width === 16;
     return text(
-      inPlace ? '' : this.#ops.sync(),
+      inPlace ? '' : this.ops.sync(),
       this.#strips.flatMap((s) =>
         this.#groups.flatMap((g) =>
           range(this.#width / 8).map((u) => {
@@ -624,37 +502,6 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     );
   }
 
-  /** The key in a slot of a tile. */
-  #keyAt(tile: string, slot: string): string {
-    return this.#contiguous
-      ? `key_at(entry, row0, ${tile}, ${slot})`
-      : `tile_keys[(${tile} % (2u * KEY_BATCH)) * BLOCK_N + ${slot}]`;
-  }
-
-  /** Combines terms pairwise. */
-  #tree(terms: readonly string[], combine: (a: string, b: string) => string): string {
-    if (terms.length === 1) return terms[0] as string;
-    const middle = Math.ceil(terms.length / 2);
-    return combine(this.#tree(terms.slice(0, middle), combine), this.#tree(terms.slice(middle), combine));
-  }
-
-  /**
-   * Visits the head dimension `width` columns at a time, and what remains at the end. `start` counts groups of
-   * `columns`.
-   */
-  #eachGroup(width: number, visit: (start: Index, columns: number) => string): string {
-    const whole = Math.floor(this.#d / width);
-    let rest = this.#d - whole * width;
-    const parts = [whole > 0 ? this.#ops.each('g', whole, (g) => visit(g, width)) : ''];
-    // The rest in groups that its start is a multiple of.
-    for (let columns = width / 2; rest > 0; columns /= 2) {
-      if (rest < columns) continue;
-      parts.push(`{\n${visit((this.#d - rest) / columns, columns)}\n}`);
-      rest -= columns;
-    }
-    return text(parts);
-  }
-
   /** Visits the output matrices of a strip that hold a group of columns, with their offsets in `s_tile`. */
   #eachOutput(
     strip: number,
@@ -662,10 +509,10 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     columns: number,
     visit: (list: string, index: Index, offset: string) => string,
   ): string {
-    const { n } = this.#t.shape;
+    const { n } = this.t.shape;
     return text(
       this.#rowsOf(strip).map(({ matrix, id }) =>
-        this.#ops.each('n', columns / n, (i) =>
+        this.ops.each('n', columns / n, (i) =>
           visit(`o_${id}`, plus(times(start, columns / n), i), this.#at(strip, matrix, times(i, n / 4))),
         ),
       ),
@@ -674,7 +521,7 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
 
   /** Stores a group of output columns into s_tile, between syncs. */
   #spill(strip: number, start: Index, columns: number): string {
-    const ops = this.#ops;
+    const ops = this.ops;
     return text(
       ops.sync(),
       this.#eachOutput(strip, start, columns, (list, i, offset) => ops.store('s_tile', offset, ops.get(list, i), 'S_STRIDE')),
@@ -684,13 +531,13 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
 
   /** Moves a strip to new maxima: rescales l and, through s_tile, the output. */
   #rescale(strip: number): string {
-    const ops = this.#ops;
+    const ops = this.ops;
     return text(
-      `let m_new = max(m_${strip}, scale * ${this.#ops.pairMax(`own_max_${strip}`)});
+      `let m_new = max(m_${strip}, scale * ${this.ops.pairMax(`own_max_${strip}`)});
 let alpha = exp2(m_${strip} - m_new);
 m_${strip} = m_new;
 l_${strip} *= alpha;`,
-      this.#eachGroup(this.#t.scoreKeys, (start, columns) =>
+      this.eachGroup(this.t.scoreKeys, (start, columns) =>
         text(
           this.#spill(strip, start, columns),
           `for (var i = half; i < ${columns / 4}u; i += 2u) {
@@ -716,21 +563,21 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 
   /** The probabilities at step c of the keys in flight, as left_<rows>_<c>. */
   #probabilitiesAt(c: number): string {
-    const first = c * this.#t.shape.k;
+    const first = c * this.t.shape.k;
     // Probabilities lie at the start of the scores they came from, in groups of 16 keys.
     const word = this.#width === 16 ? Math.floor(first / 16) * 4 + (first % 16) / 8 : first / 8;
     return text(
       this.#rows().map(
         ({ strip, matrix, id }) =>
-          `let left_${id}_${c} = ${this.#ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')};`,
+          `let left_${id}_${c} = ${this.ops.load('Left', 's_tile', this.#at(strip, matrix, word), 'S_STRIDE', 'row_major')};`,
       ),
     );
   }
 
   /** Multiplies step c's probabilities with V. */
   #productsAt(key: string, c: number): string {
-    const { shape } = this.#t;
-    const ops = this.#ops;
+    const { shape } = this.t;
+    const ops = this.ops;
     return ops.each('n', this.#outputMatrices, (n) =>
       text(
         `let right = ${ops.load('Right', 'v_tile', `(${key} + ${c * shape.k}u) * KV_STRIDE + ${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
@@ -745,9 +592,9 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
       this.#strips.map((s) =>
         text(
           '{',
-          `let l = ${this.#ops.pairSum(`l_${s}`)};
+          `let l = ${this.ops.pairSum(`l_${s}`)};
 let inv_l = select(0.0, 1.0 / l, l > 0.0);`,
-          this.#eachGroup(this.#t.scoreKeys, (start, columns) =>
+          this.eachGroup(this.t.scoreKeys, (start, columns) =>
             text(
               this.#spill(s, start, columns),
               `if (row_${s} < params.n_q) {

@@ -22,6 +22,8 @@ export interface MatrixTiling {
   readonly subgroups: 1 | 2 | 4 | 6 | 8 | 12 | 16;
   /** Strips of 16 query rows per subgroup: with two, each matrix of K and V that is loaded is used twice. */
   readonly strips: 1 | 2;
+  /** Two subgroups share 32 rows, one takes half of the keys and half of the head dimension; see {@link PairBody}. */
+  readonly pairs?: boolean;
   /** Keys staged at a time (BLOCK_N). */
   readonly keys: 16 | 32 | 64 | 128;
   /** Keys whose scores are in flight at a time; divides `keys`. */
@@ -51,6 +53,11 @@ export function scoreStride(t: MatrixTiling): number {
   return t.scoreKeys / 4 + t.scorePad;
 }
 
+/** 16-byte words of one row of probabilities that lie apart from the scores. */
+export function probabilityStride(t: MatrixTiling): number {
+  return t.keys / 8 + 1;
+}
+
 /**
  * Tiles whose keys are computed at a time, in patterns that gather: one key for each invocation, but four tiles at least,
  * since loads run up to two tiles ahead. Two such batches are known at a time.
@@ -65,7 +72,8 @@ export function matrixWorkgroupBytes(headDim: number, t: MatrixTiling): number {
   const kv = 2 * t.keys * staged;
   const scores = matrixBlockM(t) * scoreStride(t) * 16;
   const q = t.queries === 'workgroup' ? matrixBlockM(t) * staged : 0;
-  return kv + scores + q + 2 * keyBatch(t) * t.keys * 4 + 16;
+  const pairs = t.pairs ? matrixBlockM(t) * (probabilityStride(t) * 16 + 5) : 0;
+  return kv + scores + q + pairs + 2 * keyBatch(t) * t.keys * 4 + 16;
 }
 
 /** 32-bit registers per invocation that a tiling keeps live, by use. An estimate: compilers add their own. */
@@ -93,11 +101,11 @@ export interface RegisterEstimate {
  * `prefetch` and `overlap` add 4 for each 16 bytes that an invocation stages.
  */
 export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEstimate {
-  const rows = STRIP_ROWS * t.strips;
+  const rows = STRIP_ROWS * (t.pairs ? 2 : t.strips);
   const perLane = (elements: number, bytes: number): number => (elements * bytes) / 4 / SUBGROUP_SIZE;
-  const output = perLane(rows * headDim, 4);
+  const output = perLane(rows * headDim, 4) / (t.pairs ? 2 : 1);
   const queries = t.queries === 'registers' ? perLane(rows * headDim, 2) : 0;
-  const scores = perLane(rows * t.scoreKeys, 4);
+  const scores = perLane(rows * t.scoreKeys, 4) / (t.pairs ? 2 : 1);
   const vectors = (t.keys * headDim) / 8 / (t.subgroups * SUBGROUP_SIZE);
   const prefetched = {
     single: 0,
@@ -128,6 +136,13 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
   const whole = t.staging.startsWith('overlap');
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
+  if (t.pairs) {
+    if (t.staging !== 'overlap' || t.strips !== 1 || t.queries !== 'registers')
+      return 'pairs need overlap staging, one strip, queries in registers';
+    if (t.subgroups % 2 !== 0 || t.keys % 32 !== 0) return 'pairs need an even number of subgroups and whole halves of 16 keys';
+    if ((headDim / 2) % Math.max(t.shape.n, 8) !== 0)
+      return `half of ${headDim} dimensions is not whole matrices of ${t.shape.n}`;
+  }
   const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
   if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;
@@ -157,6 +172,9 @@ function tilings(
   return list.map((keys) => tiling(subgroups, strips, queries, keys));
 }
 
+/** 128 rows, 32 for each pair of subgroups. */
+const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), pairs: true };
+
 /**
  * The family of tilings that `bench tune` measures; any matrix shape and sync applies to each.
  *
@@ -166,6 +184,9 @@ function tilings(
  * a subgroup and 128 a workgroup. bench/NOTES.md has what was measured.
  */
 export const MATRIX_TILINGS: readonly TilingShape[] = [
+  // 128 and 64 rows, 32 for each pair of subgroups.
+  PAIRS,
+  { ...PAIRS, subgroups: 4 },
   // 128 rows, 16 for each subgroup.
   ...tilings(8, 1, 'registers', [
     [32, 32, 'overlap'],
@@ -205,8 +226,8 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: Readonly<Record<AttentionKernel, TilingShape & { readonly shape: MatrixShape }>> = {
-  dense: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 8, k: 16 } },
-  a_shape: { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), shape: { m: 16, n: 8, k: 16 } },
+  dense: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
+  a_shape: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
   vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
   block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
 };

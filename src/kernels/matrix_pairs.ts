@@ -1,0 +1,337 @@
+import type { AttentionKernel } from './attention.js';
+import { type MatrixTiling, STRIP_ROWS } from './matrix_config.js';
+import { type Index, type MatrixOps, plus, times, wgsl } from './matrix_ops.js';
+import { indent, range, TileWriter, text } from './matrix_tiles.js';
+
+/**
+ * Writes the entry point of a kernel whose subgroups work in pairs, 32 rows for each pair, so that every matrix of K and V that is
+ * loaded from workgroup memory is used twice.
+ *
+ * Of the products with K a subgroup takes half of the tile's keys, of those with V half of the head dimension, both for all 32
+ * rows; of the softmax it takes 16 rows. So scores and probabilities change hands, at the two barriers that staging needs anyway:
+ *
+ *   stage V of t, fetch that of t + 1; scores of t + 1 beside the softmax of t       barrier
+ *   stage K of t + 2, fetch that of t + 3; O += P V of t; store the scores of t + 1   barrier
+ */
+export class PairBody extends TileWriter {
+  readonly #rowMatrices: readonly number[];
+  /** Matrices over a subgroup's half of the keys, over its half of the head dimension, over the head dimension and the keys as depth. */
+  readonly #scoreMatrices: number;
+  readonly #outputMatrices: number;
+  readonly #depth: number;
+  readonly #keyDepth: number;
+  /** Keys of a subgroup, which are also those of an invocation's softmax: it works on half `half` of a row. */
+  readonly #width: number;
+
+  constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+    super(kernel, headDim, tiling, ops);
+    const { m, n, k } = tiling.shape;
+    this.#rowMatrices = range((2 * STRIP_ROWS) / m);
+    this.#width = tiling.keys / 2;
+    this.#scoreMatrices = this.#width / n;
+    this.#outputMatrices = headDim / 2 / n;
+    this.#depth = headDim / k;
+    this.#keyDepth = tiling.keys / k;
+  }
+
+  main(): string {
+    const { ops } = this;
+    return indent(
+      text(
+        this.arrays(),
+        '// Scores (f32), and in passing queries and output of each subgroup: its half of the columns of its pair.',
+        'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
+        'var<workgroup> p_tile: array<vec4<u32>, BLOCK_M * P_STRIDE>;',
+        '// What the output of a row is to be multiplied with, and the step at which rows of a subgroup rose.',
+        'var<workgroup> row_factors: array<f32, BLOCK_M>;',
+        'var<workgroup> risen: array<u32, BLOCK_M / 16u>;',
+        '',
+        this.opening(),
+        `let pair_row = subgroup / 2u * 32u;
+let side = subgroup % 2u;
+let s_pair = pair_row * S_STRIDE + side * ${this.#width / 4}u;
+// This invocation works on half \`half\` of one row in the softmax, and otherwise on one row of the pair.
+let own_row = subgroup * 16u + lane / 2u;
+let half = lane % 2u;
+let s_own = own_row * S_STRIDE + half * ${this.#width / 4}u;
+let s_lane = s_pair + lane * S_STRIDE;
+var m = M_START;
+var l = 0.0;`,
+        this.publishKeys('0u'),
+        this.contiguous ? '' : 'workgroupBarrier();',
+        this.#queries(),
+        this.#rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.#outputMatrices)),
+        this.#rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.#scoreMatrices)),
+        this.stage('k'),
+        this.fetch('k', '1u'),
+        'workgroupBarrier();',
+        this.#scores(),
+        'workgroupBarrier();',
+        this.#storeScores(),
+        this.stage('k'),
+        this.fetch('k', '2u'),
+        this.tileLoop(),
+        'workgroupBarrier();',
+        this.stage('v'),
+        this.early('tile + 1u', this.fetch('v', '(tile + 1u)')),
+        this.#softmax(this.#scores()),
+        'workgroupBarrier();',
+        this.stage('k'),
+        this.early('tile + 3u', this.fetch('k', '(tile + 3u)')),
+        this.publishNextKeys(),
+        this.#rescale(),
+        this.#output(),
+        this.#storeScores(),
+        '}',
+        this.#epilogue(),
+        '}',
+      ),
+    );
+  }
+
+  /** First tiles and queries, all on the way at once; the queries pass through s_tile into registers. */
+  #queries(): string {
+    const { ops } = this;
+    const { m, k } = this.t.shape;
+    // A row of s_tile holds twice as many halves as scores; what remains of the head dimension has a group of its own.
+    const most = 2 * this.#width;
+    const groups = range(Math.ceil(this.d / most)).map((g) => ({ start: g * most, columns: Math.min(most, this.d - g * most) }));
+    const words = (columns: number): number => columns / 8;
+    const eachWord = (visit: (name: string, row: string, word: string, start: number) => string): string[] =>
+      groups.flatMap(({ start, columns }) =>
+        range(words(columns)).map((i) =>
+          visit(
+            `word_${start}_${i}`,
+            `(lane + ${32 * i}u) / ${words(columns)}u`,
+            `(lane + ${32 * i}u) % ${words(columns)}u`,
+            start,
+          ),
+        ),
+      );
+    return text(
+      this.declareFetched('k'),
+      this.declareFetched('v'),
+      eachWord((name) => `var ${name} = vec4<u32>();`),
+      'if (params.n_q > 0u) {', // keeps the loads together
+      this.fetch('k', '0u'),
+      eachWord(
+        (name, row, word, start) =>
+          `${name} = load_q(q_head + min(row0 + pair_row + ${row}, params.n_q - 1u) * params.q_row_stride + 2u * (${word}) + ${start / 4}u);`,
+      ),
+      this.fetch('v', '0u'),
+      '}',
+      this.#rowMatrices.map((r) => ops.declare(`q_${r}`, 'Left', this.#depth)),
+      groups.map(({ start, columns }) =>
+        text(
+          ops.sync(),
+          range(words(columns)).map(
+            (i) =>
+              `s_tile[s_pair + (lane + ${32 * i}u) / ${words(columns)}u * S_STRIDE + (lane + ${32 * i}u) % ${words(columns)}u] = word_${start}_${i} ^ vec4<u32>(sign_flip);`,
+          ),
+          ops.sync(),
+          this.#rowMatrices.map((r) =>
+            ops.each('c', columns / k, (c) => {
+              const offset = `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(c, k / 8))}`;
+              return ops.set(`q_${r}`, plus(start / k, c), ops.load('Left', 's_tile', offset, 'S_STRIDE', 'row_major'));
+            }),
+          ),
+        ),
+      ),
+      ops.sync(),
+    );
+  }
+
+  /** S = Q K^T for this subgroup's keys of the staged tile. */
+  #scores(): string {
+    const { ops } = this;
+    const { n, k } = this.t.shape;
+    return text(
+      '// S = Q K^T',
+      this.#rowMatrices.map((r) => ops.each('n', this.#scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
+      ops.each('c', this.#depth, (c) =>
+        ops.each('n', this.#scoreMatrices, (j) =>
+          text(
+            `let right = ${ops.load('Right', 'k_tile', `(side * ${this.#width}u + ${wgsl(times(j, n))}) * KV_STRIDE + ${wgsl(times(c, k / 8))}`, 'KV_STRIDE', 'col_major')};`,
+            this.#rowMatrices.map((r) =>
+              ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), 'right', ops.get(`s_${r}`, j))),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
+  #storeScores(): string {
+    return text(this.#rowMatrices.map((r) => this.#store(`s_${r}`, r, this.#scoreMatrices, (j) => j)));
+  }
+
+  /** Stores matrices of a list side by side into this subgroup's part of s_tile. */
+  #store(list: string, r: number, count: number, indexOf: (i: Index) => Index): string {
+    const { ops } = this;
+    const { m, n } = this.t.shape;
+    return ops.each('n', count, (i) =>
+      ops.store('s_tile', `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(i, n / 4))}`, ops.get(list, indexOf(i)), 'S_STRIDE'),
+    );
+  }
+
+  /**
+   * Online softmax of this invocation's scores. Exponentials do not wait for the maxima: they are taken against the maxima of
+   * before, and once more if a row's maximum rises by so much that this would not do, which is rare. `between`, the scores of the
+   * next tile, stands before them, so that matrix units and exponentials work at the same time.
+   */
+  #softmax(between: string): string {
+    const { ops } = this;
+    const parts = range(this.#width / 4);
+    const exponentials = text(
+      parts.map((j) => `p_${j} = exp2(fma(x_${j}, vec4<f32>(scale), vec4<f32>(-m)));`),
+      `sum = sum_of(${this.tree(
+        parts.map((j) => `p_${j}`),
+        (a, b) => `(${a} + ${b})`,
+      )});`,
+    );
+    const storeProbabilities = range(this.#width / 8)
+      .map((u) => `p_tile[own_row * P_STRIDE + half * ${this.#width / 8}u + ${u}u] = pack_halves(p_${2 * u}, p_${2 * u + 1});`)
+      .join('\n');
+    return text(
+      '// P = exp2(scale S - m)',
+      parts.map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${j}u]);\nvar p_${j}: vec4<f32>;`),
+      'var sum: f32;',
+      `if (!${this.isFull('tile')}) {`,
+      'let position = params.q_offset + row0 + own_row;',
+      parts.map((j) => {
+        const one = (i: number): string =>
+          `is_visible(entry, position, ${this.keyAt('tile', `(half * ${this.#width}u + ${4 * j + i}u)`)})`;
+        return `x_${j} = select(vec4<f32>(MASKED), x_${j}, vec4<bool>(${range(4).map(one).join(', ')}));`;
+      }),
+      '}',
+      between,
+      exponentials,
+      `let own_max = max_of(${this.tree(
+        parts.map((j) => `x_${j}`),
+        (a, b) => `max(${a}, ${b})`,
+      )});`,
+      storeProbabilities,
+      ops.any('rises', 'scale * own_max > m + MAX_RISE'),
+      'if (rises) {',
+      `let m_new = max(m, scale * ${ops.pairMax('own_max')});
+let alpha = exp2(m - m_new);
+m = m_new;
+l *= alpha;`,
+      exponentials,
+      storeProbabilities,
+      `row_factors[own_row] = alpha;
+risen[subgroup] = tile + 1u;
+}
+l += sum;`,
+    );
+  }
+
+  /** Rescales the output where rows of the pair rose. */
+  #rescale(): string {
+    const { ops } = this;
+    const rises = ops.anyOfWorkgroup
+      ? 'rises'
+      : '(risen[pair_row / 16u] == tile + 1u || risen[pair_row / 16u + 1u] == tile + 1u)';
+    return text(
+      "// O = O exp2(m - m')",
+      `if (${rises} && tile > 0u) {`,
+      'let factor = select(1.0, row_factors[pair_row + lane], risen[pair_row / 16u + lane / 16u] == tile + 1u);',
+      this.#eachOutput(
+        (columns) => `for (var i = 0u; i < ${columns / 4}u; i++) {
+s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) * factor);
+}`,
+        true,
+      ),
+      '}',
+    );
+  }
+
+  /** Passes the output through s_tile, a group of columns at a time, and back if wanted. */
+  #eachOutput(visit: (columns: number, start: Index) => string, back: boolean): string {
+    const { ops } = this;
+    const { m, n } = this.t.shape;
+    return this.eachGroup(
+      this.#width,
+      (start, columns) =>
+        text(
+          ops.sync(),
+          this.#rowMatrices.map((r) => this.#store(`o_${r}`, r, columns / n, (i) => plus(times(start, columns / n), i))),
+          ops.sync(),
+          visit(columns, start),
+          back
+            ? text(
+                ops.sync(),
+                this.#rowMatrices.map((r) =>
+                  ops.each('n', columns / n, (i) =>
+                    ops.set(
+                      `o_${r}`,
+                      plus(times(start, columns / n), i),
+                      ops.load(
+                        'Result',
+                        's_tile',
+                        `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(i, n / 4))}`,
+                        'S_STRIDE',
+                        'row_major',
+                      ),
+                    ),
+                  ),
+                ),
+                ops.sync(),
+              )
+            : '',
+        ),
+      this.d / 2,
+    );
+  }
+
+  /** O += P V for this subgroup's half of the head dimension. */
+  #output(): string {
+    const { ops } = this;
+    const { m, n, k } = this.t.shape;
+    return text(
+      '// O += P V',
+      range(this.#keyDepth).map((c) =>
+        text(
+          '{',
+          this.#rowMatrices.map(
+            (r) =>
+              `let left_${r} = ${ops.load('Left', 'p_tile', `(pair_row + ${r * m}u) * P_STRIDE + ${(c * k) / 8}u`, 'P_STRIDE', 'row_major')};`,
+          ),
+          ops.each('n', this.#outputMatrices, (j) =>
+            text(
+              `let right = ${ops.load('Right', 'v_tile', `${c * k}u * KV_STRIDE + side * ${this.d / 16}u + ${wgsl(times(j, n / 8))}`, 'KV_STRIDE', 'row_major')};`,
+              this.#rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}`, 'right', ops.get(`o_${r}`, j)))),
+            ),
+          ),
+          '}',
+        ),
+      ),
+    );
+  }
+
+  /** O / l to memory, and the log-sum-exp. */
+  #epilogue(): string {
+    return text(
+      `workgroupBarrier();
+l = ${this.ops.pairSum('l')};
+row_factors[own_row] = select(0.0, 1.0 / l, l > 0.0);
+if (half == 0u && row0 + own_row < params.n_q && params.write_lse != 0u) {
+lse[params.lse_base + entry.head * params.n_q + row0 + own_row] = LN2 * (m + log2(l));
+}
+workgroupBarrier();
+let inv_l = row_factors[pair_row + lane];
+let row = row0 + pair_row + lane;
+let to = params.o_base + entry.head * params.o_head_stride + row * params.o_row_stride + side * ${this.d / 8}u;`,
+      this.#eachOutput(
+        (columns, start) => `if (row < params.n_q) {
+for (var i = 0u; i < ${columns / 8}u; i++) {
+let a = bitcast<vec4<f32>>(s_tile[s_lane + 2u * i]) * inv_l;
+let b = bitcast<vec4<f32>>(s_tile[s_lane + 2u * i + 1u]) * inv_l;
+store_o(to + ${wgsl(times(start, columns / 4))} + 2u * i, a, b);
+}
+}`,
+        false,
+      ),
+    );
+  }
+}

@@ -1,0 +1,201 @@
+import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
+import type { AttentionKernel } from './attention.js';
+import type { MatrixTiling } from './matrix_config.js';
+import type { Index, MatrixOps } from './matrix_ops.js';
+
+/** Lists 0, 1, ... count - 1. */
+export function range(count: number): number[] {
+  return Array.from({ length: count }, (_, i) => i);
+}
+
+/** Joins lines and blocks of lines. */
+export function text(...parts: readonly (string | readonly string[])[]): string {
+  return parts
+    .flat()
+    .filter((part) => part !== '')
+    .join('\n');
+}
+
+/** Indents by braces: the generated kernel is meant to be read. */
+export function indent(code: string): string {
+  let depth = 0;
+  return code
+    .split('\n')
+    .map((raw) => {
+      const line = raw.trim();
+      const closes = /^[})]/.test(line);
+      const shown = line === '' ? '' : '  '.repeat(Math.max(0, depth - (closes ? 1 : 0))) + line;
+      const code = line.replace(/\/\/.*$/, '');
+      for (const c of code) depth += c === '{' ? 1 : c === '}' ? -1 : 0;
+      return shown;
+    })
+    .join('\n');
+}
+
+/** What the loops of all matrix kernels of attention share: which keys a tile holds, and how K and V reach workgroup memory. */
+export class TileWriter {
+  protected readonly kernel: AttentionKernel;
+  protected readonly d: number;
+  protected readonly t: MatrixTiling;
+  protected readonly ops: MatrixOps;
+  /** Tiles hold consecutive keys, so the first one is all that staging needs. */
+  protected readonly contiguous: boolean;
+
+  constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+    this.kernel = kernel;
+    this.d = headDim;
+    this.t = tiling;
+    this.ops = ops;
+    this.contiguous = kernel !== 'vertical_slash';
+  }
+
+  // ---- keys and staging
+
+  /** Computes and publishes the keys of the KEY_BATCH tiles from `tile` on, for patterns that gather. */
+  protected publishKeys(tile: string): string {
+    if (this.contiguous) return '';
+    return `for (var i = thread; i < KEY_BATCH * BLOCK_N; i += THREADS) {
+tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry, row0, ${tile} + i / BLOCK_N, i % BLOCK_N);
+}`;
+  }
+
+  /** The same for the batch after the one that begins with this tile, if one does. */
+  protected publishNextKeys(): string {
+    if (this.contiguous) return '';
+    return `if (tile % KEY_BATCH == 0u && tile + KEY_BATCH < tiles) {\n${this.publishKeys('(tile + KEY_BATCH)')}\n}`;
+  }
+
+  /** Calls `visit` for each 16-byte word that an invocation stages of a tile. */
+  protected eachWord(visit: (i: number, guardStart: string, guardEnd: string) => string): string {
+    const words = (this.t.keys * this.d) / 8;
+    const threads = this.t.subgroups * SUBGROUP_SIZE;
+    return text(
+      range(Math.ceil(words / threads)).map((i) => {
+        const partial = (i + 1) * threads > words;
+        return visit(i, partial ? `if (thread + ${i * threads}u < BLOCK_N * D8) {` : '', partial ? '}' : '');
+      }),
+    );
+  }
+
+  protected slot(i: number): { readonly slot: string; readonly d: string } {
+    const threads = this.t.subgroups * SUBGROUP_SIZE;
+    const d8 = this.d / 8;
+    if (threads % d8 === 0) return { slot: `(thread / D8${i > 0 ? ` + ${(i * threads) / d8}u` : ''})`, d: '(thread % D8)' };
+    const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
+    return { slot: `(${word} / D8)`, d: `(${word} % D8)` };
+  }
+
+  /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`. */
+  protected fetch(tensor: 'k' | 'v', tile: string): string {
+    return text(
+      '{',
+      this.contiguous
+        ? `let ${tensor}_key0 = key_at(entry, row0, visited(${tile}, tiles), 0u);`
+        : `let ${tensor}_keys = (${tile} % (2u * KEY_BATCH)) * BLOCK_N;`,
+      this.eachWord((i, start, end) => {
+        const { slot, d } = this.slot(i);
+        return text(
+          start,
+          `${tensor}_next_${i} = load_${tensor}(${tensor}_head + min(${this.contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`}, last_key) * params.${tensor}_row_stride + 2u * ${d});`,
+          end,
+        );
+      }),
+      '}',
+    );
+  }
+
+  protected declareFetched(tensor: 'k' | 'v'): string {
+    return this.eachWord((i) => `var ${tensor}_next_${i} = vec4<u32>();`);
+  }
+
+  /** Stores the words that {@link #fetch} loaded. */
+  protected stage(tensor: 'k' | 'v'): string {
+    return this.eachWord((i, start, end) => {
+      const { slot, d } = this.slot(i);
+      return text(start, `${tensor}_tile[${slot} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
+    });
+  }
+
+  /** Whether every row sees every key of a tile. */
+  protected isFull(tile: string): string {
+    const full = `tile_is_full(entry, row0, ${this.contiguous ? `visited(${tile}, tiles)` : tile}, ${this.keyAt(tile, '0u')})`;
+    // Blocks are listed in ascending order, and only the last two can reach past the diagonal.
+    return this.kernel === 'block_sparse' ? `(visited(${tile}, tiles) + ${(2 * 64) / this.t.keys}u < tiles || ${full})` : full;
+  }
+
+  /** The key in a slot of a tile. */
+  protected keyAt(tile: string, slot: string): string {
+    return this.contiguous
+      ? `key_at(entry, row0, visited(${tile}, tiles), ${slot})`
+      : `tile_keys[(${tile} % (2u * KEY_BATCH)) * BLOCK_N + ${slot}]`;
+  }
+
+  /** Combines terms pairwise. */
+  protected tree(terms: readonly string[], combine: (a: string, b: string) => string): string {
+    if (terms.length === 1) return terms[0] as string;
+    const middle = Math.ceil(terms.length / 2);
+    return combine(this.tree(terms.slice(0, middle), combine), this.tree(terms.slice(middle), combine));
+  }
+
+  /**
+   * Visits the head dimension `width` columns at a time, and what remains at the end. `start` counts groups of
+   * `columns`.
+   */
+  protected eachGroup(width: number, visit: (start: Index, columns: number) => string, dimensions = this.d): string {
+    const whole = Math.floor(dimensions / width);
+    let rest = dimensions - whole * width;
+    const parts = [whole > 0 ? this.ops.each('g', whole, (g) => visit(g, width)) : ''];
+    // The rest in groups that its start is a multiple of.
+    for (let columns = width / 2; rest > 0; columns /= 2) {
+      if (rest < columns) continue;
+      parts.push(`{\n${visit((dimensions - rest) / columns, columns)}\n}`);
+      rest -= columns;
+    }
+    return text(parts);
+  }
+
+  // ---- the kernel's frame
+
+  /** Arrays that all loops share. */
+  protected arrays(): string {
+    return text(
+      'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
+      'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
+      this.contiguous ? '' : '// Keys of two batches of tiles.\nvar<workgroup> tile_keys: array<u32, 2u * KEY_BATCH * BLOCK_N>;',
+    );
+  }
+
+  /** The entry point's signature, and what it works on. */
+  protected opening(): string {
+    return text(
+      '@compute @workgroup_size(THREADS)',
+      `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.ops.builtins ? `, ${this.ops.builtins}` : ''}) {`,
+      this.ops.prologue,
+      `let entry = heads[params.head_start + workgroup.y];
+let row0 = (params.row_tile_end - 1u - workgroup.x) * BLOCK_M;
+let last_key = last_position(row0, BLOCK_M);
+let q_head = params.q_base + entry.head * params.q_head_stride;
+let k_head = params.k_base + entry.kv_head * params.k_head_stride;
+let v_head = params.v_base + entry.kv_head * params.v_head_stride;
+let scale = max(abs(params.scale_log2), SCALE_MIN);
+let sign_flip = select(0u, 0x80008000u, params.scale_log2 < 0.0);
+let tiles = tile_count(entry, row0);
+if (tiles == 0u) {
+  return;
+}`, // FlexPrefill: another kernel writes this head's rows.
+    );
+  }
+
+  /** The head of the loop over tiles, with a step that compilers do not know: NVIDIA's would unroll it eightfold, to 88 KB. */
+  protected tileLoop(): string {
+    return 'for (var tile = 0u; tile < tiles; tile += params.unit) {';
+  }
+
+  /**
+   * A fetch that stays where it stands, a tile ahead: compilers would move loads to where their words are used, past any
+   * barrier, but not out of a branch that holds nothing else.
+   */
+  protected early(tile: string, fetch: string): string {
+    return `if (${tile} < tiles) {\n${fetch}\n}`;
+  }
+}
