@@ -1,6 +1,7 @@
 import { openDevice } from '../../src/device/open.js';
 import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
 import { SUITES } from '../suite/all.js';
+import { compileOnce } from '../suite/compile_once.js';
 import { runCase, type SuiteContext } from '../suite/context.js';
 
 /** The part of Deno that the runner needs. */
@@ -16,7 +17,7 @@ declare const Deno: {
 };
 
 const seed = Number(Deno.env.get('SEED') ?? Date.now() % 2 ** 31);
-const device = await openDevice();
+const device = compileOnce(await openDevice());
 const available = availableTiers(device);
 // Tiers that this adapter lacks are listed as ignored, but for the matrix tier, which no wgpu offers.
 for (const tier of TIERS.filter((t) => t !== 'matrix' || available.includes(t))) {

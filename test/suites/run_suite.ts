@@ -1,6 +1,7 @@
 import { describe, inject, test } from 'vitest';
 import { openDevice } from '../../src/device/open.js';
 import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
+import { compileOnce } from '../suite/compile_once.js';
 import { runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
 
 declare module 'vitest' {
@@ -16,6 +17,15 @@ declare module 'vitest' {
   }
 }
 
+/** The device of all files that one worker runs. */
+const opened: { device?: Promise<GPUDevice> } = {};
+
+async function openOnce(): Promise<GPUDevice> {
+  const device =
+    inject('runtime') === 'dawn' ? await (await import('../../src/device/node.js')).openNodeDevice() : await openDevice();
+  return compileOnce(device);
+}
+
 /** Registers the cases for every tier of the project, on one device of the project's adapter. */
 export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
   const missing = inject('missing');
@@ -27,7 +37,8 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
     return;
   }
   const runtime = inject('runtime');
-  const device = runtime === 'dawn' ? await (await import('../../src/device/node.js')).openNodeDevice() : await openDevice();
+  opened.device ??= openOnce();
+  const device = await opened.device;
   const wanted = inject('tiers').split(' ');
   for (const tier of TIERS.filter((t) => wanted.includes(t))) {
     if (!availableTiers(device).includes(tier)) {
@@ -37,7 +48,8 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
       continue;
     }
     const profile = profileDevice(device, tier);
-    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name: `${runtime}, ${profile.name}, tier ${tier}` };
+    const name = `${runtime}, ${profile.name}, tier ${tier}`;
+    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name };
     const slow = runtime === 'browser' || /swiftshader/i.test(profile.name);
     describe(`${profile.name}, tier ${tier}`, () => {
       for (const c of cases) {
