@@ -73,7 +73,7 @@ export default defineConfig({
     testTimeout: 900_000,
     hookTimeout: 900_000,
     maxWorkers: 2,
-    provide: { seed, runtime: 'dawn', tiers: 'portable f16', missing: '' },
+    provide: { seed, runtime: 'dawn', tiers: 'portable f16', brief: false, missing: '' },
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },
       { extends: true, test: { name: 'null', include: ['test/null/*.test.ts'], pool: 'forks' } },
@@ -87,7 +87,7 @@ export default defineConfig({
           name: 'swiftshader',
           pool: 'forks',
           env: { VK_DRIVER_FILES: swiftshader },
-          provide: { tiers: 'portable', missing: absent(swiftshader, 'SwiftShader', 'SWIFTSHADER_ICD') },
+          provide: { tiers: 'portable', brief: true, missing: absent(swiftshader, 'SwiftShader', 'SWIFTSHADER_ICD') },
         },
       },
       {
@@ -106,7 +106,7 @@ export default defineConfig({
         test: {
           ...alone,
           name: 'browser',
-          provide: { runtime: 'browser', missing: chromiumMissing },
+          provide: { runtime: 'browser', brief: true, missing: chromiumMissing },
           ...(chromiumMissing ? {} : { browser: headlessChromium }),
         },
       },

@@ -2,7 +2,7 @@ import { openDevice } from '../../src/device/open.js';
 import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
 import { SUITES } from '../suite/all.js';
 import { compileOnce } from '../suite/compile_once.js';
-import { runCase, type SuiteContext } from '../suite/context.js';
+import { isSkipped, runCase, type SuiteContext } from '../suite/context.js';
 
 /** The part of Deno that the runner needs. */
 declare const Deno: {
@@ -23,12 +23,12 @@ const available = availableTiers(device);
 for (const tier of TIERS.filter((t) => t !== 'matrix' || available.includes(t))) {
   const ignored = !available.includes(tier);
   const profile = profileDevice(device, ignored ? 'auto' : tier);
-  const ctx: SuiteContext = { device, profile, seed, name: `Deno, ${profile.name}, tier ${tier}` };
+  const ctx: SuiteContext = { device, profile, seed, name: `Deno, ${profile.name}, tier ${tier}`, brief: true };
   for (const [suite, cases] of Object.entries(SUITES)) {
     for (const c of cases) {
       Deno.test({
         name: `${tier}: ${suite}: ${c.name}`,
-        ignore: ignored || (c.needs === 'f16' && tier === 'portable'),
+        ignore: ignored || isSkipped(c, ctx),
         // The device outlives each test on purpose.
         sanitizeOps: false,
         sanitizeResources: false,

@@ -2,7 +2,7 @@ import { describe, inject, test } from 'vitest';
 import { openDevice } from '../../src/device/open.js';
 import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
 import { compileOnce } from '../suite/compile_once.js';
-import { runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
+import { isSkipped, runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -12,6 +12,8 @@ declare module 'vitest' {
     runtime: 'dawn' | 'browser';
     /** Tiers to run, separated by spaces. Tiers that the device lacks are skipped by name. */
     tiers: string;
+    /** A choice of sizes and shapes, see {@link SuiteContext}. */
+    brief: boolean;
     /** Why this project cannot run here; empty when it can. */
     missing: string;
   }
@@ -49,12 +51,10 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
     }
     const profile = profileDevice(device, tier);
     const name = `${runtime}, ${profile.name}, tier ${tier}`;
-    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name };
-    const slow = runtime === 'browser' || /swiftshader/i.test(profile.name);
+    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name, brief: inject('brief') };
     describe(`${profile.name}, tier ${tier}`, () => {
       for (const c of cases) {
-        const skipped = (c.needs === 'f16' && tier === 'portable') || (c.once === true && slow);
-        test.skipIf(skipped)(c.name, () => runCase(c, ctx));
+        test.skipIf(isSkipped(c, ctx))(c.name, () => runCase(c, ctx));
       }
     });
   }
