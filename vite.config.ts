@@ -73,6 +73,7 @@ export default defineConfig({
     testTimeout: 900_000,
     hookTimeout: 900_000,
     maxWorkers: 2,
+    setupFiles: ['test/setup.ts'],
     provide: { seed, runtime: 'dawn', tiers: 'portable f16', brief: false, missing: '' },
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },

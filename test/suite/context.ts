@@ -12,7 +12,7 @@ export interface SuiteContext {
   readonly seed: number;
   /**
    * Not the reference run, which is Dawn in Node and tries every size and shape: a choice of them shows that the same
-   * kernels and calls work on another runtime or adapter. All of it is in two head sizes, see {@link headDimOf}.
+   * kernels and calls work on another runtime or adapter. Most of it is in two head sizes, see {@link headDimOf}.
    */
   readonly brief?: boolean;
 }
