@@ -34,6 +34,10 @@ const headlessChromium = {
 };
 
 const suites = ['test/suites/*.test.ts'];
+// Files of a suite share a device and with it the compiled pipelines, which take most of the time on software adapters.
+const shared = { include: suites, isolate: false };
+// Other adapters than the first run in one worker, after the rest, so that there is one device.
+const alone = { ...shared, maxWorkers: 1, sequence: { groupOrder: 1 } };
 
 export default defineConfig({
   build: {
@@ -69,21 +73,22 @@ export default defineConfig({
     testTimeout: 900_000,
     hookTimeout: 900_000,
     maxWorkers: 2,
-    provide: { seed, runtime: 'dawn', tiers: 'portable f16', missing: '' },
+    setupFiles: ['test/setup.ts'],
+    provide: { seed, runtime: 'dawn', tiers: 'portable f16', brief: false, missing: '' },
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },
       { extends: true, test: { name: 'null', include: ['test/null/*.test.ts'], pool: 'forks' } },
-      { extends: true, test: { name: 'gpu', include: suites, pool: 'forks' } },
+      { extends: true, test: { ...shared, name: 'gpu', pool: 'forks' } },
       // Matrix kernels, emulated on devices without subgroup matrices: slow, so `npm run test:matrix` runs them alone.
       { extends: true, test: { name: 'matrix', include: ['test/emulated/*.test.ts'], pool: 'forks' } },
       {
         extends: true,
         test: {
+          ...alone,
           name: 'swiftshader',
-          include: suites,
           pool: 'forks',
           env: { VK_DRIVER_FILES: swiftshader },
-          provide: { tiers: 'portable', missing: absent(swiftshader, 'SwiftShader', 'SWIFTSHADER_ICD') },
+          provide: { tiers: 'portable', brief: true, missing: absent(swiftshader, 'SwiftShader', 'SWIFTSHADER_ICD') },
         },
       },
       {
@@ -100,10 +105,9 @@ export default defineConfig({
         // Node-only modules are imported only in Node by the wrappers that all projects share.
         optimizeDeps: { include: ['fast-check', '@petamoriken/float16'], exclude: ['webgpu'] },
         test: {
+          ...alone,
           name: 'browser',
-          include: suites,
-          fileParallelism: false,
-          provide: { runtime: 'browser', missing: chromiumMissing },
+          provide: { runtime: 'browser', brief: true, missing: chromiumMissing },
           ...(chromiumMissing ? {} : { browser: headlessChromium }),
         },
       },

@@ -1,7 +1,8 @@
 import { openDevice } from '../../src/device/open.js';
 import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
 import { SUITES } from '../suite/all.js';
-import { runCase, type SuiteContext } from '../suite/context.js';
+import { compileOnce } from '../suite/compile_once.js';
+import { isSkipped, runCase, type SuiteContext } from '../suite/context.js';
 
 /** The part of Deno that the runner needs. */
 declare const Deno: {
@@ -16,18 +17,18 @@ declare const Deno: {
 };
 
 const seed = Number(Deno.env.get('SEED') ?? Date.now() % 2 ** 31);
-const device = await openDevice();
+const device = compileOnce(await openDevice());
 const available = availableTiers(device);
 // Tiers that this adapter lacks are listed as ignored, but for the matrix tier, which no wgpu offers.
 for (const tier of TIERS.filter((t) => t !== 'matrix' || available.includes(t))) {
   const ignored = !available.includes(tier);
   const profile = profileDevice(device, ignored ? 'auto' : tier);
-  const ctx: SuiteContext = { device, profile, seed, name: `Deno, ${profile.name}, tier ${tier}` };
+  const ctx: SuiteContext = { device, profile, seed, name: `Deno, ${profile.name}, tier ${tier}`, brief: true };
   for (const [suite, cases] of Object.entries(SUITES)) {
     for (const c of cases) {
       Deno.test({
         name: `${tier}: ${suite}: ${c.name}`,
-        ignore: ignored || (c.needs === 'f16' && tier === 'portable'),
+        ignore: ignored || isSkipped(c, ctx),
         // The device outlives each test on purpose.
         sanitizeOps: false,
         sanitizeResources: false,

@@ -34,7 +34,7 @@ import {
   worstRowError,
 } from '../../src/reference/oracle.js';
 import { plantedLayer, type Random, randomLayer } from '../../src/reference/random.js';
-import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
+import { assert, headDimOf, randomOf, type SuiteCase, type SuiteContext } from './context.js';
 import { gpuOf, type Layout, makeTensor, PLAIN, readTensor, recorderOf, roundInput, submit, uploadWords } from './tensors.js';
 
 const KERNELS: readonly AttentionKernel[] = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'];
@@ -305,8 +305,8 @@ function isTurn(ctx: SuiteContext, variant: number, count: number, turn: number)
 
 const cases: SuiteCase[] = [];
 
-function add(name: string, run: (ctx: SuiteContext, name: string) => Promise<void>): void {
-  cases.push({ name, run: (ctx) => run(ctx, name) });
+function add(name: string, run: (ctx: SuiteContext, name: string) => Promise<void>, once = false): void {
+  cases.push({ name, run: (ctx) => run(ctx, name), once });
 }
 
 const square = (heads: number, kvHeads: number, n: number, headDim: number): AttentionShape => ({
@@ -317,14 +317,29 @@ const square = (heads: number, kvHeads: number, n: number, headDim: number): Att
   headDim,
 });
 
+/** The head size that a kernel is tried with on every runtime, beside the two of brief runs. */
+const HEAD_DIM_EVERYWHERE: Readonly<Record<AttentionKernel, number>> = {
+  dense: 32,
+  a_shape: 80,
+  vertical_slash: 96,
+  block_sparse: 256,
+};
+
 KERNELS.forEach((kernel, kernelNumber) => {
   HEAD_DIMS.forEach((headDim, dimNumber) => {
-    add(`${kernel}: head size ${headDim}, with lse`, async (ctx, name) => {
-      for (const [i, dtype] of (['f32', 'f16'] as const).entries()) {
-        if (headDim !== 64 && !isTurn(ctx, i, 2, (kernelNumber + dimNumber) % 2)) continue;
-        await checkRandom(ctx, `${name} ${dtype}`, { kernel, shape: square(2, 1, 200, headDim), dtype, lse: true });
-      }
-    });
+    const briefType = headDim === 64 ? 'f32' : headDim === 128 ? 'f16' : undefined;
+    add(
+      `${kernel}: head size ${headDim}, with lse`,
+      async (ctx, name) => {
+        for (const [i, dtype] of (['f32', 'f16'] as const).entries()) {
+          const wanted =
+            ctx.brief && briefType ? dtype === briefType : headDim === 64 || isTurn(ctx, i, 2, (kernelNumber + dimNumber) % 2);
+          if (!wanted) continue;
+          await checkRandom(ctx, `${name} ${dtype}`, { kernel, shape: square(2, 1, 200, headDim), dtype, lse: true });
+        }
+      },
+      briefType === undefined && headDim !== HEAD_DIM_EVERYWHERE[kernel],
+    );
   });
 
   add(`${kernel}: lengths 1, 63, 64, 65, 127, 200`, async (ctx, name) => {
@@ -333,20 +348,24 @@ KERNELS.forEach((kernel, kernelNumber) => {
     }
   });
 
-  add(`${kernel}: 1000 rows of 4 heads`, (ctx, name) =>
-    checkRandom(ctx, name, { kernel, shape: square(4, 2, 1000, 64), lse: true, dtype: 'f16' }),
+  add(
+    `${kernel}: 1000 rows of 4 heads`,
+    (ctx, name) => checkRandom(ctx, name, { kernel, shape: square(4, 2, 1000, 64), lse: true, dtype: 'f16' }),
+    true,
   );
 
   add(`${kernel}: 1, 2, 3 and 4 query heads for each key/value head`, async (ctx, name) => {
     for (const group of [1, 2, 3, 4]) {
-      await checkRandom(ctx, `${name} ${group}`, { kernel, shape: square(2 * group, 2, 127, 32), lse: true });
+      const shape = square(2 * group, 2, 127, headDimOf(ctx, 'f32', 32));
+      await checkRandom(ctx, `${name} ${group}`, { kernel, shape, lse: true });
     }
   });
 
   add(`${kernel}: query offsets 0, 37, 64 and keys beyond the last row`, async (ctx, name) => {
     for (const queryOffset of [0, 37, 64, 300]) {
       for (const extra of [0, 50]) {
-        const shape = { heads: 2, kvHeads: 1, queries: 130, keys: queryOffset + 130 + extra, headDim: 32, queryOffset };
+        const [keys, headDim] = [queryOffset + 130 + extra, headDimOf(ctx, 'f32', 32)];
+        const shape = { heads: 2, kvHeads: 1, queries: 130, keys, headDim, queryOffset };
         await checkRandom(ctx, `${name} ${queryOffset} ${extra}`, { kernel, shape, lse: true });
       }
     }
@@ -363,7 +382,7 @@ KERNELS.forEach((kernel, kernelNumber) => {
           { order, offset: 0, padding: 0 },
           { order, offset: 260, padding: 12 },
         ]) {
-          const shape = { heads: 4, kvHeads: 2, queries: 70, keys: 110, headDim: 64 };
+          const shape = { heads: 4, kvHeads: 2, queries: 70, keys: 110, headDim: headDimOf(ctx, dtype, 64) };
           await checkRandom(ctx, `${name} ${JSON.stringify(layout)} ${dtype}`, { kernel, shape, dtype, layout, lse: true });
         }
       }
@@ -377,21 +396,25 @@ KERNELS.forEach((kernel, kernelNumber) => {
   });
 
   add(`${kernel}: work cut into many dispatches`, (ctx, name) =>
-    checkRandom(ctx, name, { kernel, shape: square(3, 1, 330, 32), split: true, lse: true }),
+    checkRandom(ctx, name, { kernel, shape: square(3, 1, 330, headDimOf(ctx, 'f32', 32)), split: true, lse: true }),
   );
 
-  for (const headDim of HEAD_DIMS) {
-    add(`${kernel}: every tiling for head size ${headDim}`, async (ctx, name) => {
-      const tilings = everyTiling(ctx.profile, headDim);
-      // Another one each time where compiling is slow.
-      const tried = ctx.profile.software ? [randomOf(ctx, name).integer(0, tilings.length - 1)] : tilings.keys();
-      for (const i of tried) {
-        const { dtype, tiling } = tilings[i] as TilingCandidate;
+  add(
+    `${kernel}: every tiling of every head size`,
+    async (ctx, name) => {
+      const random = randomOf(ctx, name);
+      const all = HEAD_DIMS.flatMap((headDim) =>
+        everyTiling(ctx.profile, headDim).map((candidate) => ({ headDim, ...candidate })),
+      );
+      // Other ones each time where compiling is slow.
+      const tried = ctx.profile.software ? [random.pick(all), random.pick(all)] : all;
+      for (const { headDim, dtype, tiling } of tried) {
         const shape = { heads: 1, kvHeads: 1, queries: 40, keys: 150, headDim, queryOffset: 100 };
-        await checkRandom(ctx, `${name} ${dtype} ${tilingName(tiling)}`, { kernel, shape, dtype, tiling, lse: true });
+        await checkRandom(ctx, `${name} ${headDim} ${dtype} ${tilingName(tiling)}`, { kernel, shape, dtype, tiling, lse: true });
       }
-    });
-  }
+    },
+    true,
+  );
 
   add(`${kernel}: random shapes`, async (ctx, name) => {
     const shapes = fc.record({
@@ -406,16 +429,17 @@ KERNELS.forEach((kernel, kernelNumber) => {
       lse: fc.boolean(),
     });
     await fc.assert(
-      fc.asyncProperty(shapes, ({ headDim, kvHeads, group, queries, queryOffset, extra, dtype, order, lse }) =>
-        checkRandom(ctx, name, {
+      fc.asyncProperty(shapes, ({ headDim: size, kvHeads, group, queries, queryOffset, extra, dtype, order, lse }) => {
+        const [keys, headDim] = [queryOffset + queries + extra, headDimOf(ctx, dtype, size)];
+        return checkRandom(ctx, name, {
           kernel,
-          shape: { heads: kvHeads * group, kvHeads, queries, keys: queryOffset + queries + extra, headDim, queryOffset },
+          shape: { heads: kvHeads * group, kvHeads, queries, keys, headDim, queryOffset },
           dtype,
           layout: { order, offset: 0, padding: 0 },
           lse,
-        }),
-      ),
-      { seed: ctx.seed, numRuns: 8, endOnFailure: true },
+        });
+      }),
+      { seed: ctx.seed, numRuns: ctx.brief ? 3 : 8, endOnFailure: true },
     );
   });
 });
@@ -435,7 +459,7 @@ add(
   'vertical_slash: no columns, all columns, slashes 64 and 65 apart, all slashes, slashes that no row reaches',
   async (ctx, name) => {
     const n = 260;
-    const shape = square(6, 2, n, 32);
+    const shape = square(6, 2, n, headDimOf(ctx, 'f32', 32));
     const all = Array.from({ length: n }, (_, i) => i);
     const input = randomLayer(shape, randomOf(ctx, name).integer(0, 2 ** 31));
     const heads: HeadPattern[] = [
@@ -451,7 +475,7 @@ add(
 );
 
 add('vertical_slash: rows that see no key get zeros and an lse of minus infinity', async (ctx, name) => {
-  const shape = square(1, 1, 150, 64);
+  const shape = square(1, 1, 150, headDimOf(ctx, 'f16', 64));
   const column = 20;
   const input = roundInput(randomLayer(shape, randomOf(ctx, name).integer(0, 2 ** 31)));
   const heads: HeadPattern[] = [{ kernel: 'vertical_slash', columns: [column], slashes: [] }];

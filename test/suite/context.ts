@@ -1,4 +1,5 @@
 import type { DeviceProfile } from '../../src/device/profile.js';
+import type { DType } from '../../src/kernels/tensor.js';
 import { deriveSeed, Random } from '../../src/reference/random.js';
 
 /** The device that a suite runs on. The same suite runs on Dawn, in Chromium and in Deno. */
@@ -9,6 +10,11 @@ export interface SuiteContext {
   readonly name: string;
   /** All random input of the run derives from it: a run with the same seed is the same run. */
   readonly seed: number;
+  /**
+   * Not the reference run, which is Dawn in Node and tries every size and shape: a choice of them shows that the same
+   * kernels and calls work on another runtime or adapter. Most of it is in two head sizes, see {@link headDimOf}.
+   */
+  readonly brief?: boolean;
 }
 
 /** One test, as plain data. */
@@ -17,8 +23,22 @@ export interface SuiteCase {
   readonly run: (ctx: SuiteContext) => Promise<void>;
   /** Skipped, by name, on a device or tier without it. */
   readonly needs?: 'f16';
-  /** Runs where software rendering is fastest (lavapipe through Dawn, and Deno): what it covers does not depend on the adapter. */
+  /** Part of the reference run only: what it adds to other cases does not depend on runtime and adapter. */
   readonly once?: boolean;
+}
+
+/** Must the case be skipped, by name? */
+export function isSkipped(test: SuiteCase, ctx: SuiteContext): boolean {
+  return (test.needs === 'f16' && ctx.profile.tier === 'portable') || (test.once === true && ctx.brief === true);
+}
+
+/**
+ * The head size of a case that could take any. Compiling dominates on software adapters, so brief runs have one for each
+ * element type, those of `minference verify --quick`.
+ */
+export function headDimOf(ctx: SuiteContext, dtype: DType, any: number): number {
+  if (!ctx.brief) return any;
+  return dtype === 'f32' ? 64 : 128;
 }
 
 export function assert(condition: boolean, message: string): asserts condition {

@@ -243,19 +243,22 @@ function shapeName(s: TestShape): string {
 
 // Compiling dominates on software adapters, so there are few pairs of head size and type.
 const SHAPES: readonly TestShape[] = [
-  { heads: 1, kvHeads: 1, queries: 1, keys: 1, headDim: 32, dtype: 'f32' },
-  { heads: 2, kvHeads: 1, queries: 63, keys: 63, headDim: 64, dtype: 'f16' },
+  { heads: 1, kvHeads: 1, queries: 1, keys: 1, headDim: 64, dtype: 'f32' },
+  { heads: 2, kvHeads: 1, queries: 63, keys: 63, headDim: 32, dtype: 'f16' },
   { heads: 1, kvHeads: 1, queries: 64, keys: 64, headDim: 80, dtype: 'f32', layout: SPREAD },
   { heads: 2, kvHeads: 2, queries: 65, keys: 65, headDim: 128, dtype: 'f16', layout: SPREAD },
-  { heads: 4, kvHeads: 2, queries: 200, keys: 200, headDim: 64, dtype: 'f16' },
-  { heads: 4, kvHeads: 2, queries: 1000, keys: 1000, headDim: 32, dtype: 'f32' },
+  { heads: 4, kvHeads: 2, queries: 200, keys: 200, headDim: 32, dtype: 'f16' },
+  { heads: 4, kvHeads: 2, queries: 1000, keys: 1000, headDim: 64, dtype: 'f32' },
   { heads: 2, kvHeads: 1, queries: 1000, keys: 1000, headDim: 128, dtype: 'f16', layout: SPREAD },
   { heads: 2, kvHeads: 1, queries: 1, keys: 300, headDim: 80, dtype: 'f32' },
-  { heads: 2, kvHeads: 2, queries: 130, keys: 700, headDim: 32, dtype: 'f32', layout: SPREAD },
-  { heads: 3, kvHeads: 1, queries: 64, keys: 640, headDim: 64, dtype: 'f16', layout: SPREAD },
+  { heads: 2, kvHeads: 2, queries: 130, keys: 700, headDim: 64, dtype: 'f32', layout: SPREAD },
+  { heads: 3, kvHeads: 1, queries: 64, keys: 640, headDim: 32, dtype: 'f16', layout: SPREAD },
   { heads: 2, kvHeads: 1, queries: 70, keys: 400, headDim: 80, queryOffset: 100, dtype: 'f32' },
   { heads: 1, kvHeads: 1, queries: 200, keys: 450, headDim: 128, queryOffset: 128, scale: 0.2, dtype: 'f16' },
 ];
+
+/** Is it long, or of a head size that brief runs do not have? */
+const isExtra = ({ headDim, queries }: TestShape): boolean => (headDim !== 64 && headDim !== 128) || queries > 200;
 
 const BUDGETS = [
   { verticalSize: 40, slashSize: 130 },
@@ -269,6 +272,8 @@ const topKCases: SuiteCase[] = [
     name: 'top-k: exact for every length, budget and kind of score, ties to the lowest index',
     async run(ctx) {
       const random = randomOf(ctx, 'top-k');
+      const many = ctx.brief ? [1, 64, 1000, 4097] : [1, 2, 63, 64, 65, 1000, 4095, 4096, 4097, 40_000];
+      const few = ctx.brief ? [65, 5000] : [1, 65, 1000, 5000];
       const kinds: Record<string, (i: number) => number> = {
         uniform: () => random.uniform(),
         'log-uniform': () => 2 ** (60 * (random.uniform() - 0.5)),
@@ -285,7 +290,7 @@ const topKCases: SuiteCase[] = [
       let output = 0;
       for (const [kind, draw] of Object.entries(kinds)) {
         const thorough = kind === 'uniform' || kind === 'few values';
-        for (const count of thorough ? [1, 2, 63, 64, 65, 1000, 4095, 4096, 4097, 40_000] : [1, 65, 1000, 5000]) {
+        for (const count of thorough ? many : few) {
           const start = values.length;
           for (let i = 0; i < count; i++) values.push(draw(i));
           for (const k of new Set([1, Math.min(2, count), Math.ceil(count / 3), random.integer(1, count), count])) {
@@ -311,6 +316,7 @@ const topKCases: SuiteCase[] = [
 
 topKCases.push({
   name: 'top-k: 16,384 of a million, scores all different and nearly all equal',
+  once: true,
   async run(ctx) {
     const random = randomOf(ctx, 'top-k of a million');
     const count = 2 ** 20;
@@ -338,11 +344,11 @@ const verticalSlashCases: SuiteCase[] = [
     name: 'vertical-slash index: known answer',
     async run(ctx) {
       // All rows look at key 100 only. The last 64 rows, 336 to 399, see it at distances 236 to 299.
-      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 400, keys: 400, headDim: 32, scale: 1, dtype: 'f32' };
-      const q = new Float32Array(400 * 32);
-      const k = new Float32Array(400 * 32);
-      for (let i = 0; i < 400; i++) q[i * 32 + 5] = 4;
-      k[100 * 32 + 5] = 5;
+      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 400, keys: 400, headDim: 64, scale: 1, dtype: 'f32' };
+      const q = new Float32Array(400 * 64);
+      const k = new Float32Array(400 * 64);
+      for (let i = 0; i < 400; i++) q[i * 64 + 5] = 4;
+      k[100 * 64 + 5] = 5;
       const layer = makeLayer(ctx, { ...shape, q, k, v: k }, shape);
       const rec = poisonedRecorder(ctx);
       const built = recordVerticalSlashIndex(rec, layer, [{ head: 0, kvHead: 0, verticalSize: 31, slashSize: 164 }]);
@@ -357,8 +363,8 @@ const verticalSlashCases: SuiteCase[] = [
     name: 'vertical-slash index: ties go to the lowest column',
     async run(ctx) {
       // q = 0: every row spreads its attention evenly, so all columns that all rows see are equal.
-      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 200, keys: 200, headDim: 32, dtype: 'f32' };
-      const zeros = new Float32Array(200 * 32);
+      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 200, keys: 200, headDim: 64, dtype: 'f32' };
+      const zeros = new Float32Array(200 * 64);
       const layer = makeLayer(ctx, { ...shape, q: zeros, k: zeros, v: zeros }, shape);
       const rec = poisonedRecorder(ctx);
       const built = recordVerticalSlashIndex(rec, layer, [{ head: 0, kvHead: 0, verticalSize: 60, slashSize: 1 }]);
@@ -375,6 +381,7 @@ const verticalSlashCases: SuiteCase[] = [
     const name = `vertical-slash index: ${shapeName(shape)}`;
     return {
       name,
+      once: isExtra(shape),
       async run(ctx) {
         const input = stored(randomLayer(shape, randomOf(ctx, name).integer(0, 2 ** 31)), shape.dtype);
         await checkVerticalSlash(ctx, input, shape, BUDGETS);
@@ -384,13 +391,14 @@ const verticalSlashCases: SuiteCase[] = [
   {
     name: 'vertical-slash index: sharp attention (large logits)',
     async run(ctx) {
-      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 300, keys: 300, headDim: 32, scale: 4, dtype: 'f32' };
+      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 300, keys: 300, headDim: 64, scale: 4, dtype: 'f32' };
       const input = randomLayer(shape, randomOf(ctx, 'sharp').integer(0, 2 ** 31));
       await checkVerticalSlash(ctx, input, shape, [{ verticalSize: 50, slashSize: 120 }]);
     },
   },
   {
     name: 'vertical-slash index: more key tiles than one merge takes, dispatches and heads split',
+    once: true,
     async run(ctx) {
       const shape: TestShape = { heads: 3, kvHeads: 1, queries: 64, keys: 20_000, headDim: 128, dtype: 'f16' };
       const input = stored(randomLayer(shape, randomOf(ctx, 'many tiles').integer(0, 2 ** 31)), 'f16');
@@ -405,7 +413,7 @@ const verticalSlashCases: SuiteCase[] = [
   {
     name: 'vertical-slash index: one head at a time gives the same index',
     async run(ctx) {
-      const shape: TestShape = { heads: 4, kvHeads: 2, queries: 333, keys: 333, headDim: 32, dtype: 'f32' };
+      const shape: TestShape = { heads: 4, kvHeads: 2, queries: 333, keys: 333, headDim: 64, dtype: 'f32' };
       const input = randomLayer(shape, randomOf(ctx, 'batches').integer(0, 2 ** 31));
       await checkVerticalSlash(ctx, input, shape, BUDGETS, 0);
     },
@@ -413,7 +421,7 @@ const verticalSlashCases: SuiteCase[] = [
   {
     name: 'vertical-slash index: planted columns and diagonals are found',
     async run(ctx) {
-      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 900, keys: 1100, headDim: 64, dtype: 'f16' };
+      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 900, keys: 1100, headDim: 128, dtype: 'f16' };
       const columns = [57, 333, 700];
       const slashes = [
         [150, 400, 555],
@@ -447,12 +455,12 @@ const blockSparseCases: SuiteCase[] = [
     name: 'block-sparse index: known answer',
     async run(ctx) {
       // Means of the key blocks along the one direction that q looks at: 1, 3, 2, 0.
-      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 256, keys: 256, headDim: 32, dtype: 'f32' };
-      const q = new Float32Array(256 * 32);
-      const k = new Float32Array(256 * 32);
+      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 256, keys: 256, headDim: 64, dtype: 'f32' };
+      const q = new Float32Array(256 * 64);
+      const k = new Float32Array(256 * 64);
       for (let i = 0; i < 256; i++) {
-        q[i * 32 + 7] = 1;
-        k[i * 32 + 7] = ([1, 3, 2, 0][Math.floor(i / 64)] ?? 0) + (i % 2 === 0 ? 0.5 : -0.5);
+        q[i * 64 + 7] = 1;
+        k[i * 64 + 7] = ([1, 3, 2, 0][Math.floor(i / 64)] ?? 0) + (i % 2 === 0 ? 0.5 : -0.5);
       }
       const lists = await checkBlockSparse(ctx, { ...shape, q, k, v: k }, shape, [2]);
       same(lists, [[[0], [0, 1], [1, 2], [1, 3]]], 'blocks');
@@ -461,13 +469,13 @@ const blockSparseCases: SuiteCase[] = [
   {
     name: 'block-sparse index: ties go to the lowest block, also between 0 and -0',
     async run(ctx) {
-      const shape: TestShape = { heads: 2, kvHeads: 2, queries: 640, keys: 640, headDim: 32, dtype: 'f32' };
-      const q = new Float32Array(2 * 640 * 32);
+      const shape: TestShape = { heads: 2, kvHeads: 2, queries: 640, keys: 640, headDim: 64, dtype: 'f32' };
+      const q = new Float32Array(2 * 640 * 64);
       // Head 0: every product is a zero of either sign. Head 1: every product is -2.
-      const k = Float32Array.from({ length: 2 * 640 * 32 }, (_, i) => (Math.floor(i / 32 / 64) % 2 === 0 ? -1 : 1));
+      const k = Float32Array.from({ length: 2 * 640 * 64 }, (_, i) => (Math.floor(i / 64 / 64) % 2 === 0 ? -1 : 1));
       for (let i = 640; i < 1280; i++) {
-        q[i * 32] = 2;
-        k[i * 32] = -1;
+        q[i * 64] = 2;
+        k[i * 64] = -1;
       }
       const lists = await checkBlockSparse(ctx, { ...shape, q, k, v: k }, shape, [3, 3]);
       const expected = [[0], [0, 1], [0, 1, 2], ...Array.from({ length: 7 }, (_, i) => [0, 1, i + 3])];
@@ -478,6 +486,7 @@ const blockSparseCases: SuiteCase[] = [
     const name = `block-sparse index: ${shapeName(shape)}`;
     return {
       name,
+      once: isExtra(shape),
       async run(ctx) {
         const input = stored(randomLayer(shape, randomOf(ctx, name).integer(0, 2 ** 31)), shape.dtype);
         await checkBlockSparse(ctx, input, shape, BLOCK_BUDGETS.slice(0, shape.heads));
@@ -486,8 +495,9 @@ const blockSparseCases: SuiteCase[] = [
   }),
   {
     name: 'block-sparse index: several strips of row blocks, one head at a time or all together',
+    once: true,
     async run(ctx) {
-      const shape: TestShape = { heads: 3, kvHeads: 1, queries: 9000, keys: 9100, headDim: 32, dtype: 'f32' };
+      const shape: TestShape = { heads: 3, kvHeads: 1, queries: 9000, keys: 9100, headDim: 64, dtype: 'f32' };
       const input = randomLayer(shape, randomOf(ctx, 'strips').integer(0, 2 ** 31));
       const one = await checkBlockSparse(ctx, input, shape, [7, 1, 100], 0);
       const all = await checkBlockSparse(ctx, input, shape, [7, 1, 100]);
@@ -496,8 +506,9 @@ const blockSparseCases: SuiteCase[] = [
   },
   {
     name: 'block-sparse index: more key blocks than one chunk of the selection takes',
+    once: true,
     async run(ctx) {
-      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 100, keys: 2100 * 64 + 17, headDim: 32, dtype: 'f32' };
+      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 100, keys: 2100 * 64 + 17, headDim: 64, dtype: 'f32' };
       const input = randomLayer(shape, randomOf(ctx, 'many blocks').integer(0, 2 ** 31));
       await checkBlockSparse(ctx, input, shape, [400]);
     },
@@ -505,7 +516,7 @@ const blockSparseCases: SuiteCase[] = [
   {
     name: 'block-sparse index: planted blocks are found',
     async run(ctx) {
-      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 640, keys: 640, headDim: 64, dtype: 'f16' };
+      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 640, keys: 640, headDim: 128, dtype: 'f16' };
       const plan = [0, 1].map((head) => Array.from({ length: 10 }, (_, b) => (b < 3 ? [] : [(b * 7 + head) % b])));
       const input = stored(
         plantedLayer(

@@ -493,6 +493,7 @@ export const methodCases: SuiteCase[] = [
   },
   {
     name: 'methods: FlexPrefill in strips, with a bounded index, keeps the best blocks',
+    once: true,
     run: async (ctx) => {
       const blocks = Array.from({ length: 70 }, (_, b) => (b < 3 ? [] : [1 + ((5 * b) % (b - 1)), 1 + ((3 * b) % (b - 1))]));
       const shape = { heads: 2, kvHeads: 1, queries: 70 * 64, keys: 70 * 64, headDim: 64 };

@@ -108,6 +108,9 @@ function plantPatterns(seed: number): AttentionInput {
   return plantedLayer(shape, planted, seed, 20);
 }
 
+/** Seeds of the layers that a search must see through. */
+const seedsOf = (ctx: SuiteContext): readonly number[] => (ctx.brief ? [1] : [1, 2, 3]);
+
 const SPACE: readonly SearchPattern[] = [
   { kind: 'a_shape', initSize: 64, localSize: 256 },
   { kind: 'vertical_slash', verticalSize: 50, slashSize: 100 },
@@ -226,10 +229,10 @@ export const patternCases: SuiteCase[] = [
     },
   },
   {
-    name: 'search: finds the planted pattern of every head, for three seeds',
+    name: 'search: finds the planted pattern of every head',
     run: async (ctx) => {
       const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
-      for (const seed of [1, 2, 3]) {
+      for (const seed of seedsOf(ctx)) {
         const input = inputFor(ctx, plantPatterns(seed));
         const result = await searchPatterns(prefill, sourceOf(ctx, [input]), { space: SPACE, target: { density: 0.35 } });
         const chosen = result.layers[0]?.heads.map((h) => h.candidates[h.best]?.pattern.kind).join();
@@ -249,7 +252,7 @@ export const patternCases: SuiteCase[] = [
     },
   },
   {
-    name: 'search: shares one density among the heads, and finds their planted patterns, for three seeds',
+    name: 'search: shares one density among the heads, and finds their planted patterns',
     run: async (ctx) => {
       const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
       const space: readonly SearchPattern[] = [
@@ -258,7 +261,7 @@ export const patternCases: SuiteCase[] = [
         { kind: 'block_sparse', topK: 4 },
         { kind: 'a_shape', initSize: 64, localSize: 256 },
       ];
-      for (const seed of [1, 2, 3]) {
+      for (const seed of seedsOf(ctx)) {
         const source = sourceOf(ctx, [inputFor(ctx, plantPatterns(seed))]);
         let state: SearchState | undefined;
         const { layers } = await searchPatterns(prefill, source, {

@@ -16,7 +16,7 @@ import {
 import { randomLayer } from '../../src/reference/random.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
 import type { AttentionLayer, HeadPattern, HeadReport, RunReport } from '../../src/scheduler/types.js';
-import { assert, type SuiteCase, type SuiteContext } from './context.js';
+import { assert, headDimOf, type SuiteCase, type SuiteContext } from './context.js';
 import { type Layout, makeTensor, PLAIN, readTensor, roundInput } from './tensors.js';
 
 /** A layer on the GPU, with its input on the CPU. */
@@ -177,7 +177,8 @@ export const schedulerCases: SuiteCase[] = [
     name: 'scheduler: f16 tensors in every tier',
     run: async (ctx) => {
       const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
-      const test = makeLayer(ctx, { ...SHAPE, queries: 150, keys: 150 }, MIXED, 'f16');
+      const headDim = headDimOf(ctx, 'f16', 64);
+      const test = makeLayer(ctx, { ...SHAPE, queries: 150, keys: 150, headDim }, MIXED, 'f16');
       await checkAgainstOracle(ctx, test, await prefill.run(test.layer, { inspect: true }));
       prefill.destroy();
     },
@@ -273,7 +274,7 @@ export const schedulerCases: SuiteCase[] = [
           const test = makeLayer(ctx, shape, patterns, undefined, nhd ? { order: 'nhd', offset: 4, padding: 8 } : PLAIN);
           await checkAgainstOracle(ctx, test, await prefill.run(test.layer, { inspect: true }));
         }),
-        { seed: ctx.seed, numRuns: 12, endOnFailure: true },
+        { seed: ctx.seed, numRuns: ctx.brief ? 4 : 12, endOnFailure: true },
       );
       assert(prefill.memory().run.usedBytes === 0, 'all workspace went back to the pool');
       prefill.destroy();

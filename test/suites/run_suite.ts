@@ -1,7 +1,8 @@
 import { describe, inject, test } from 'vitest';
 import { openDevice } from '../../src/device/open.js';
 import { availableTiers, profileDevice, TIERS } from '../../src/device/profile.js';
-import { runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
+import { compileOnce } from '../suite/compile_once.js';
+import { isSkipped, runCase, type SuiteCase, type SuiteContext } from '../suite/context.js';
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -11,9 +12,20 @@ declare module 'vitest' {
     runtime: 'dawn' | 'browser';
     /** Tiers to run, separated by spaces. Tiers that the device lacks are skipped by name. */
     tiers: string;
+    /** A choice of sizes and shapes, see {@link SuiteContext}. */
+    brief: boolean;
     /** Why this project cannot run here; empty when it can. */
     missing: string;
   }
+}
+
+/** The device of all files that one worker runs. */
+const opened: { device?: Promise<GPUDevice> } = {};
+
+async function openOnce(): Promise<GPUDevice> {
+  const device =
+    inject('runtime') === 'dawn' ? await (await import('../../src/device/node.js')).openNodeDevice() : await openDevice();
+  return compileOnce(device);
 }
 
 /** Registers the cases for every tier of the project, on one device of the project's adapter. */
@@ -27,7 +39,8 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
     return;
   }
   const runtime = inject('runtime');
-  const device = runtime === 'dawn' ? await (await import('../../src/device/node.js')).openNodeDevice() : await openDevice();
+  opened.device ??= openOnce();
+  const device = await opened.device;
   const wanted = inject('tiers').split(' ');
   for (const tier of TIERS.filter((t) => wanted.includes(t))) {
     if (!availableTiers(device).includes(tier)) {
@@ -37,12 +50,11 @@ export async function runSuite(cases: readonly SuiteCase[]): Promise<void> {
       continue;
     }
     const profile = profileDevice(device, tier);
-    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name: `${runtime}, ${profile.name}, tier ${tier}` };
-    const slow = runtime === 'browser' || /swiftshader/i.test(profile.name);
+    const name = `${runtime}, ${profile.name}, tier ${tier}`;
+    const ctx: SuiteContext = { device, profile, seed: inject('seed'), name, brief: inject('brief') };
     describe(`${profile.name}, tier ${tier}`, () => {
       for (const c of cases) {
-        const skipped = (c.needs === 'f16' && tier === 'portable') || (c.once === true && slow);
-        test.skipIf(skipped)(c.name, () => runCase(c, ctx));
+        test.skipIf(isSkipped(c, ctx))(c.name, () => runCase(c, ctx));
       }
     });
   }
