@@ -18,7 +18,7 @@ import {
   type ModelOptions,
   memoryOf,
   SHIPPED_MODEL,
-  SHIPPED_PATTERNS,
+  shippedPatterns,
   withModelFiles,
 } from './model.js';
 import { PATTERN_SYNTAX } from './patterns.js';
@@ -93,13 +93,14 @@ interface Reading {
 
 async function run(context: CliContext, options: AskCommandOptions): Promise<CommandResult> {
   const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(SHIPPED_MODEL, '--model') };
-  const own = (): string => (options.model === undefined ? assetPath(SHIPPED_PATTERNS, '--patterns') : 'minference');
-  const patternsOf = await patternsOption(options.patterns ?? own());
+  const chosen = options.patterns === undefined ? undefined : await patternsOption(options.patterns);
   const text = await readTextFile(options.document ?? assetPath(TEXT, '--document'));
   return withModelFiles(context, modelOptions, (model) =>
     withDevice(context, options, async (device) => {
       const { software } = profileDevice(device, options.tier);
       const seqLen = options.seqLen ?? DOCUMENT_LENGTH[software ? 'software' : 'hardware'];
+      const own = (): string => (options.model === undefined ? assetPath(shippedPatterns(seqLen), '--patterns') : 'minference');
+      const patternsOf = chosen ?? (await patternsOption(own()));
       const { document, questions } = makeDocument(model, options, text, seqLen);
       const contextLength = seqLen + Math.max(...questions.map((q) => q.ids.length + q.maxTokens));
       const runtime = await loadWeights(context, device, model, modelOptions, { contextLength });

@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { openDevice } from '../device/open.js';
-import { TIERS, type Tier } from '../device/profile.js';
+import { pollGently } from '../device/poll.js';
+import { profileDevice, TIERS, type Tier } from '../device/profile.js';
 import { MinferenceError } from '../errors.js';
 import type { CliContext } from './app.js';
 
@@ -34,6 +35,7 @@ export async function withDevice<T>(
       { cause },
     );
   });
+  if (profileDevice(device).software) pollGently();
   device.addEventListener('uncapturederror', (event) =>
     context.note(`GPU error: ${(event as GPUUncapturedErrorEvent).error.message}`),
   );

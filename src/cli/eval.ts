@@ -12,7 +12,7 @@ import { integer, withDevice } from './device.js';
 import { accuracySvg } from './eval_heatmap.js';
 import { formatCount, formatMs, formatPercent, formatTable } from './format.js';
 import { inTurn, readTextFile } from './generate.js';
-import { addModelOptions, loadWeights, type ModelOptions, SHIPPED_MODEL, SHIPPED_PATTERNS, withModelFiles } from './model.js';
+import { addModelOptions, loadWeights, type ModelOptions, SHIPPED_MODEL, shippedPatterns, withModelFiles } from './model.js';
 import { type PatternRequest, parsePatterns } from './patterns.js';
 import type { Progress } from './progress.js';
 
@@ -122,14 +122,17 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
     throw invalidArgument('--heatmap', options.heatmap, 'a task with answers: perplexity has no depths');
   }
   const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(SHIPPED_MODEL, '--model') };
-  const configFile = options.config ?? (options.model === undefined ? assetPath(SHIPPED_PATTERNS, '--config') : undefined);
-  const config = configFile === undefined ? undefined : await readConfigFile(configFile);
+  const configs = new Map<number, PatternConfig>();
+  for (const seqLen of options.seqLen) {
+    const file = options.config ?? (options.model === undefined ? assetPath(shippedPatterns(seqLen), '--config') : undefined);
+    if (file !== undefined) configs.set(seqLen, await readConfigFile(file));
+  }
   const textFile = options.text ?? (task === 'perplexity' ? assetPath(SAMPLE_TEXT, '--text') : undefined);
   const text = textFile === undefined ? undefined : await readTextFile(textFile);
   return withModelFiles(context, modelOptions, (model) =>
     withDevice(context, options, async (device) => {
       const { tokenizer, loaded } = model;
-      const methods = methodsOf(options.methods, config, loaded.config.numHeads);
+      const methods = methodsOf(options.methods, configs, loaded.config.numHeads);
       let runtime: LanguageModel | undefined;
       let progress: Progress | undefined;
       try {
@@ -163,14 +166,22 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
   );
 }
 
-/** The methods of a run, dense first. */
-function methodsOf(requests: readonly MethodRequest[], config: PatternConfig | undefined, numHeads: number): EvalMethod[] {
+/**
+ * The methods of a run, dense first.
+ *
+ * @param configs pattern files by length
+ */
+function methodsOf(
+  requests: readonly MethodRequest[],
+  configs: ReadonlyMap<number, PatternConfig>,
+  numHeads: number,
+): EvalMethod[] {
   const others = requests.filter(({ name }) => name !== 'dense');
   return [{ name: 'dense' }, ...others].map(({ name, turn }: MethodRequest) => ({
     name,
     patterns: (seqLen) => {
       if (turn) return inTurn(turn, seqLen, numHeads);
-      return (name === 'minference' ? config : undefined) ?? methodPattern(name, seqLen) ?? { kind: 'dense' };
+      return (name === 'minference' ? configs.get(seqLen) : undefined) ?? methodPattern(name, seqLen) ?? { kind: 'dense' };
     },
   }));
 }
