@@ -43,7 +43,10 @@ export interface LanguageModelOptions {
   readonly tier?: Tier | 'auto';
   /** Tokens that the cache holds, prompt and answer together. Default: the model's own, at most 8192. */
   readonly contextLength?: number;
-  /** Most tokens of a prompt that run through the layers together: bounds the memory for activations. Default 2048. */
+  /**
+   * Most tokens of a prompt that run through the layers together: bounds the memory for activations. Default: as many as take
+   * 256 MiB, at least 2048 and at most 8192; 2048 on software adapters.
+   */
   readonly chunkSize?: number;
   /** Sparse attention of prompts. Default: dense. */
   readonly patterns?: ModelPatterns;
@@ -152,6 +155,8 @@ const SUBMISSIONS_IN_FLIGHT = 3;
  * and yet has to end in time for watchdogs and aborts, 0.2 s on a GPU of 1 TFLOPS.
  */
 const SUBMISSION_FLOPS = 2e11;
+/** Bytes of activations that the default chunk may take. */
+const ACTIVATION_BYTES = 2 ** 28;
 /** Bytes of logits that are made at a time when all are asked for. */
 const LOGITS_BYTES = 2 ** 26;
 
@@ -971,7 +976,8 @@ interface Settings {
 }
 
 function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: LanguageModelOptions): Settings {
-  const { contextLength = Math.min(config.contextLength, DEFAULT_CONTEXT), chunkSize = 2048, denseBelow = 4096 } = options;
+  const { contextLength = Math.min(config.contextLength, DEFAULT_CONTEXT), denseBelow = 4096 } = options;
+  const { chunkSize = defaultChunk(profile, config) } = options;
   checkInteger('options.contextLength', contextLength, 1, 2 ** 26);
   checkInteger('options.chunkSize', chunkSize, 1, 65535);
   checkInteger('options.denseBelow', denseBelow, 0, Number.MAX_SAFE_INTEGER);
@@ -997,6 +1003,14 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
     denseBelow,
     patterns: modelPatterns(config, options.patterns, options.patternOptions),
   };
+}
+
+function defaultChunk({ software, tier }: DeviceProfile, config: ModelConfig): number {
+  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
+  const elements = hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize;
+  const row = 4 * hiddenSize + BYTES[tier === 'portable' ? 'f32' : 'f16'] * elements;
+  const [least, most] = [2048, software ? 2048 : 8192];
+  return Math.min(most, Math.max(least, Math.floor(ACTIVATION_BYTES / row / 64) * 64));
 }
 
 function matrixTiling(

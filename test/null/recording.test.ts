@@ -36,3 +36,19 @@ test('a prompt that was seen makes no buffers for its layers again, and short on
   model.destroy();
   device.destroy();
 });
+
+test('a chunk has 8192 tokens where activations are small, and fewer where they are wide', async () => {
+  const device = await openNodeDevice({ backend: 'null' });
+  const chunkOf = async (config: ModelConfig): Promise<number> => {
+    const model = await LanguageModel.load(device, syntheticModel(config, 'f16'), { tier: 'f16', contextLength: 16384 });
+    const ends: number[] = [];
+    await model.prefill(new Array<number>(16384).fill(1), { onProgress: ({ tokens }) => ends.push(tokens) });
+    model.destroy();
+    return ends.find((tokens) => tokens > 0) ?? 0;
+  };
+  const tiny = SHAPES['tiny'] as ModelConfig;
+  expect(await chunkOf(tiny)).toBe(8192);
+  // 4 * 256 + 2 * (256 + 2 * 6 * 64 + 3 * 8192) bytes a token: 5120 in 256 MiB, and 16384 is four chunks of 4096.
+  expect(await chunkOf({ ...tiny, layers: 1, intermediateSize: 8192 })).toBe(4096);
+  device.destroy();
+});
