@@ -1,4 +1,5 @@
-import shippedPatterns from '../assets/model/minference-retrieval-3m.patterns.json' with { type: 'json' };
+import shortPatterns from '../assets/model/minference-retrieval-3m.patterns.json' with { type: 'json' };
+import longPatterns from '../assets/model/minference-retrieval-3m.patterns-32k.json' with { type: 'json' };
 import { methodPattern } from '../src/eval/methods.js';
 import { type HeadPattern, parsePatternConfig } from '../src/index.js';
 import type { ModelPatterns } from '../src/model/index.js';
@@ -13,7 +14,7 @@ export interface Choice {
   readonly patterns: (seqLen: number) => ModelPatterns;
 }
 
-const shipped = parsePatternConfig(shippedPatterns, 'the patterns of the model');
+const [short, long] = [shortPatterns, longPatterns].map((patterns) => parsePatternConfig(patterns, 'the patterns of the model'));
 
 const byMethod =
   (method: string) =>
@@ -34,7 +35,7 @@ export const SPARSE: readonly Choice[] = [
     id: 'searched',
     name: 'MInference, a pattern per head',
     note: 'Each head has the pattern that a search found for it in this model: A-shape, vertical-slash or block-sparse.',
-    patterns: () => shipped,
+    patterns: (seqLen) => (seqLen > 8192 ? long : short) ?? { kind: 'dense' },
   },
   {
     id: 'minference',
