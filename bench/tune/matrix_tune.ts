@@ -331,7 +331,7 @@ async function main(options: Options): Promise<void> {
     const more = JSON.parse(readFileSync(options.more, 'utf8')) as Partial<MatrixTiling>[];
     for (const part of more)
       for (const shape of part.shape ? [part.shape] : shapes)
-        variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), shape, sync: 'subgroup', ...part });
+        variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), pairs: false, shape, sync: 'subgroup', ...part });
   }
   const lengths = integers(options.lengths);
   const sparseLengths = integers(options.sparse);

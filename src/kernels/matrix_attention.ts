@@ -56,7 +56,8 @@ const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
  *   for each tile of BLOCK_N keys:   S = Q K^T;   m' = max(m, rowmax S);   P = exp2(scale S - m')
  *                                    l = l exp2(m - m') + rowsum P;   O = O exp2(m - m') + P V
  *
- * A subgroup owns `strips` strips of 16 query rows, entirely: only staging K and V needs the whole workgroup.
+ * A subgroup owns `strips` strips of 16 query rows, entirely: only staging K and V needs the whole workgroup. (Or two subgroups
+ * share 32 rows: {@link PairBody}.)
  * Its scores leave the matrices through workgroup memory that no other subgroup touches (`s_tile`), where two
  * invocations share a row; probabilities go back the same way, in place. m, l and the rare rescaling of O
  * (when a maximum rises by more than 2^8: FlashAttention-4's lazy rescaling) are a subgroup's own decision.

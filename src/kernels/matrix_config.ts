@@ -184,9 +184,7 @@ const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), 
  * a subgroup and 128 a workgroup. bench/NOTES.md has what was measured.
  */
 export const MATRIX_TILINGS: readonly TilingShape[] = [
-  // 128 and 64 rows, 32 for each pair of subgroups.
   PAIRS,
-  { ...PAIRS, subgroups: 4 },
   // 128 rows, 16 for each subgroup.
   ...tilings(8, 1, 'registers', [
     [32, 32, 'overlap'],
@@ -219,6 +217,8 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
     [16, 16, 'overlap-single'],
     [16, 16, 'single'],
   ]),
+  // 64 rows, 32 for each pair.
+  { ...PAIRS, subgroups: 4 },
 ];
 
 /**
