@@ -224,6 +224,12 @@ function windowArgs(pattern: HeadPattern): number[] {
   return pattern.kind === 'tri_shape' ? [pattern.initSize, pattern.localSize, pattern.lastSize] : [];
 }
 
+/**
+ * Workgroups of a dispatch that fill any GPU with tensor cores: two for each of an H100's 132 multiprocessors. Dispatches wait for
+ * each other, so that a smaller one takes no less time, and leaves multiprocessors idle.
+ */
+const MATRIX_WORKGROUPS = 264;
+
 /** Records a group's attention kernel in slices of rows, last rows first. */
 function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, group: IndexedGroup): void {
   const { profile } = options;
@@ -242,7 +248,8 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   });
   const heads = rec.constant('heads', entries, 'storage');
 
-  for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops)) {
+  const least = profile.matrix ? Math.ceil(MATRIX_WORKGROUPS / group.heads.length) : 1;
+  for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops, least)) {
     const params = new Uint32Array([
       layer.seqLen,
       layer.kvLen,
@@ -312,8 +319,8 @@ interface RowSlice {
   readonly flops: number;
 }
 
-/** Cuts the tiles of rows into slices of about `budget` floating-point operations, last rows first. */
-function sliceRows(layer: ResolvedLayer, blockM: number, group: IndexedGroup, budget: number): RowSlice[] {
+/** Cuts the tiles of rows into slices of about `budget` floating-point operations, but at least `least` tiles, last rows first. */
+function sliceRows(layer: ResolvedLayer, blockM: number, group: IndexedGroup, budget: number, least: number): RowSlice[] {
   const slices: RowSlice[] = [];
   const tiles = Math.ceil(layer.seqLen / blockM);
   let tileEnd = tiles;
@@ -324,7 +331,8 @@ function sliceRows(layer: ResolvedLayer, blockM: number, group: IndexedGroup, bu
     let keys = 0;
     for (const { pattern } of group.heads) keys += estimateKeys(pattern, visible, layer, tile * blockM + rows - 1);
     const cost = 4 * layer.headDim * rows * keys;
-    if (tile + 1 < tileEnd && (flops + cost > budget || tileEnd - tile > 65535)) {
+    const count = tileEnd - tile - 1;
+    if (count > 0 && ((flops + cost > budget && count >= least) || count >= 65535)) {
       slices.push({ tileStart: tile + 1, tileEnd, flops });
       tileEnd = tile + 1;
       flops = 0;

@@ -20,6 +20,7 @@ const MIB = 2 ** 20;
 // Guesses before anything has been measured, in floating-point operations per millisecond.
 const SOFTWARE_FLOPS_PER_MS = 1e6;
 const HARDWARE_FLOPS_PER_MS = 1e9;
+const MATRIX_FLOPS_PER_MS = 2e10;
 
 /** What {@link SparsePrefill.prepare} compiles. */
 export interface PrepareOptions {
@@ -74,7 +75,7 @@ export class SparsePrefill {
     this.#runPool = new BufferPool(device);
     this.#workspaceLimit = workspaceLimit;
     this.#dispatchMs = dispatchMs;
-    this.#flopsPerMs = this.profile.software ? SOFTWARE_FLOPS_PER_MS : HARDWARE_FLOPS_PER_MS;
+    this.#flopsPerMs = firstGuess(this.profile);
     void device.lost.then((info) => {
       this.#lostInfo = info;
     });
@@ -247,4 +248,10 @@ export class SparsePrefill {
   #checkAlive(): void {
     if (this.#lostInfo) throw deviceLost(this.#lostInfo);
   }
+}
+
+/** The speed of a device that has done nothing yet. */
+function firstGuess({ software, matrix }: DeviceProfile): number {
+  if (software) return SOFTWARE_FLOPS_PER_MS;
+  return matrix ? MATRIX_FLOPS_PER_MS : HARDWARE_FLOPS_PER_MS;
 }
