@@ -244,6 +244,8 @@ export class LanguageModel {
   #lostInfo: GPUDeviceLostInfo | undefined;
   #ropeFactor = 1;
   #decodeSteps: { readonly factor: number; readonly steps: readonly Step[] } | undefined;
+  /** When the last submission of a prompt was done. */
+  #busyUntil = 0;
   /** Tokens in the cache. */
   #position = 0;
   /** The last token that was generated: part of the sequence, but not in the cache yet. */
@@ -622,21 +624,33 @@ export class LanguageModel {
         timers,
         patterns: this.#patternsAt(patterns[first + i], chunk.position + chunk.rows, denseBelow),
       }));
+      let flops = 0;
       const submitted = watch
         ? this.#watchLayer(steps[0] as LayerStep, watch, signal)
         : this.#submit((encoder) => {
-            for (const step of steps) this.#recordLayer(encoder, step);
+            for (const step of steps) flops += this.#recordLayer(encoder, step);
           });
-      inFlight.push(submitted.then(() => report(end)));
+      const start = performance.now();
+      inFlight.push(
+        submitted.then(() => {
+          const now = performance.now();
+          this.#attention.learnSpeed(flops, now - Math.max(start, this.#busyUntil));
+          this.#busyUntil = now;
+          report(end);
+        }),
+      );
     }
   }
 
-  #recordLayer(encoder: GPUCommandEncoder, step: LayerStep): void {
-    const { rec, timers } = step;
+  /** Records a layer; its operations. */
+  #recordLayer(encoder: GPUCommandEncoder, step: LayerStep): number {
+    const { rec, timers, chunk } = step;
     const { qkv, o, calls } = this.#recordInputs(encoder, step);
-    for (const { attention } of calls) this.#attention.record(encoder, attention, timers?.attention);
+    let flops = 2 * chunk.rows * this.#layerWeights;
+    for (const { attention } of calls) flops += this.#attention.record(encoder, attention, timers?.attention).flops;
     rec.release(qkv);
     this.#recordRest(encoder, step, o);
+    return flops;
   }
 
   /** As {@link #recordLayer}, in submissions of its own, so that the attention can be looked at. */

@@ -162,7 +162,7 @@ export class SparsePrefill {
         timer,
         signal,
         onProgress,
-        onBatch: (flops, ms) => this.#learnSpeed(flops, ms),
+        onBatch: (flops, ms) => this.learnSpeed(flops, ms),
       });
       const result: RunReport = { ...report, submits: batches.length };
       const stages = timer ? await untilLost(this.device, timer.read()) : undefined;
@@ -176,6 +176,19 @@ export class SparsePrefill {
       timer?.destroy();
       rec.releaseAll();
     }
+  }
+
+  /**
+   * Tells how long the GPU took for recorded work, so that later dispatches are cut to `dispatchMs`. {@link run} does so itself.
+   *
+   * @param flops operations of the work, as {@link record} reports them
+   * @param ms from the work before it, or from its own submission, to its end; what takes less than 2 ms teaches nothing
+   */
+  learnSpeed(flops: number, ms: number): void {
+    if (!(flops > 0 && ms >= 2)) return;
+    const measured = flops / ms;
+    this.#flopsPerMs =
+      measured > this.#flopsPerMs ? Math.min(measured, 4 * this.#flopsPerMs) : Math.max(measured, this.#flopsPerMs / 4);
   }
 
   /** Workspace that this instance holds, in bytes, of {@link run} and of {@link record}. */
@@ -235,14 +248,6 @@ export class SparsePrefill {
       const index = indices[i] ?? { kind: 'dense' };
       return { head, pattern, index, density: indexDensity(pattern, index, shape) };
     });
-  }
-
-  /** Learns the device's speed from batches that were long enough to measure. */
-  #learnSpeed(flops: number, ms: number): void {
-    if (flops <= 0 || ms < 2) return;
-    const measured = flops / ms;
-    this.#flopsPerMs =
-      measured > this.#flopsPerMs ? Math.min(measured, 4 * this.#flopsPerMs) : Math.max(measured, this.#flopsPerMs / 4);
   }
 
   #checkAlive(): void {
