@@ -8,7 +8,14 @@ import { BYTES } from '../src/kernels/tensor.js';
 import { openNodeModel } from '../src/model/load/node.js';
 import type { MatrixGemmTiling } from '../src/model/matrix_gemm.js';
 import { LanguageModel, type ModelPatterns } from '../src/model/runtime.js';
-import { BLOCK_LAYOUT, type LoadedModel, type ModelConfig, type WeightType, weightShapes } from '../src/model/types.js';
+import {
+  activationBytes,
+  BLOCK_LAYOUT,
+  type LoadedModel,
+  layerMatrixElements,
+  type ModelConfig,
+  type WeightType,
+} from '../src/model/types.js';
 import { parsePatternConfig, patternsForLayer } from '../src/patterns/config.js';
 import { Random } from '../src/reference/random.js';
 import type { HeadPattern, SparsePrefillOptions } from '../src/scheduler/types.js';
@@ -132,11 +139,7 @@ async function fileSubject(path: string): Promise<Subject> {
 
 /** Operations of all products with weights: for every token in the layers, for the last one in the head. */
 function gemmFlops(config: ModelConfig, tokens: number, layers: number): number {
-  let perToken = 0;
-  for (const [name, shape] of weightShapes({ ...config, layers: 1 })) {
-    if (name.startsWith('layers.') && shape.length === 2) perToken += 2 * (shape[0] ?? 0) * (shape[1] ?? 0);
-  }
-  return tokens * layers * perToken + 2 * config.vocabSize * config.hiddenSize;
+  return 2 * tokens * layers * layerMatrixElements(config) + 2 * config.vocabSize * config.hiddenSize;
 }
 
 /** Measures prompts on one device. */
@@ -276,7 +279,7 @@ class ModelBench {
     const { config, type } = this.#subject;
     const weights = weightBytes(config, type);
     const cache = 2 * config.numKvHeads * config.headDim * this.#activation * this.#context(tokens);
-    const rest = weights.rest + this.#rowBytes() * Math.min(tokens, this.#chunk(tokens)) + RESERVE;
+    const rest = weights.rest + activationBytes(config, this.#activation) * Math.min(tokens, this.#chunk(tokens)) + RESERVE;
     return Math.min(config.layers, Math.floor((this.#memory - rest) / (weights.layer + cache)));
   }
 
@@ -285,14 +288,8 @@ class ModelBench {
     return BYTES[this.profile.tier === 'portable' ? 'f32' : 'f16'];
   }
 
-  /** Bytes of a token's activations. */
-  #rowBytes(): number {
-    const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = this.#subject.config;
-    return 4 * hiddenSize + this.#activation * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize);
-  }
-
   #chunk(tokens: number): number {
-    return this.#options.chunk ?? defaultChunk(tokens, this.#rowBytes(), this.#memory);
+    return this.#options.chunk ?? defaultChunk(tokens, activationBytes(this.#subject.config, this.#activation), this.#memory);
   }
 
   #context(tokens: number): number {

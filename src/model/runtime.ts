@@ -31,7 +31,7 @@ import {
 } from './ops.js';
 import { ropeFrequencies, ropeTable } from './rope.js';
 import { Sampler, type SamplingOptions } from './sample.js';
-import { type LoadedModel, type ModelConfig, weightShapes } from './types.js';
+import { activationBytes, type LoadedModel, layerMatrixElements, type ModelConfig } from './types.js';
 import { type LayerWeights, type ModelWeights, uploadWeights } from './weights.js';
 
 /** What heads attend to in a long prefill: one pattern for all, a pattern file, or a function of the layer. */
@@ -236,8 +236,8 @@ export class LanguageModel {
   readonly #state: GPUBuffer;
   readonly #token: GPUBuffer;
   readonly #logits: GPUBuffer;
-  /** Weights of one layer's products. */
-  readonly #layerWeights: number;
+  /** See {@link layerMatrixElements}. */
+  readonly #layerElements: number;
   readonly #frequencies: GPUBuffer;
   readonly #buffers: readonly GPUBuffer[];
   readonly #lost: Promise<never>;
@@ -300,7 +300,7 @@ export class LanguageModel {
     this.#chunkSize = settings.chunkSize;
     this.#patterns = settings.patterns;
     this.#denseBelow = settings.denseBelow;
-    this.#layerWeights = layerWeights(config);
+    this.#layerElements = layerMatrixElements(config);
     this.#weights = weights;
     this.#pipelines = pipelinesOf(device);
     this.#pool = new BufferPool(device);
@@ -586,7 +586,7 @@ export class LanguageModel {
   /** Operations of a layer for a chunk, at most: dense attention. */
   #layerFlops({ rows, position }: Chunk): number {
     const { numHeads, headDim } = this.config;
-    return rows * (2 * this.#layerWeights + 4 * numHeads * headDim * (position + rows));
+    return rows * (2 * this.#layerElements + 4 * numHeads * headDim * (position + rows));
   }
 
   /** Submits a chunk's way through all layers; waits for no more than it must. */
@@ -631,14 +631,14 @@ export class LanguageModel {
             for (const step of steps) flops += this.#recordLayer(encoder, step);
           });
       const start = performance.now();
-      inFlight.push(
-        submitted.then(() => {
-          const now = performance.now();
-          this.#attention.learnSpeed(flops, now - Math.max(start, this.#busyUntil));
-          this.#busyUntil = now;
-          report(end);
-        }),
-      );
+      const done = submitted.then(() => {
+        const now = performance.now();
+        this.#attention.learnSpeed(flops, now - Math.max(start, this.#busyUntil));
+        this.#busyUntil = now;
+        report(end);
+      });
+      done.catch(() => {}); // Its turn to be waited for comes later.
+      inFlight.push(done);
     }
   }
 
@@ -646,7 +646,7 @@ export class LanguageModel {
   #recordLayer(encoder: GPUCommandEncoder, step: LayerStep): number {
     const { rec, timers, chunk } = step;
     const { qkv, o, calls } = this.#recordInputs(encoder, step);
-    let flops = 2 * chunk.rows * this.#layerWeights;
+    let flops = 2 * chunk.rows * this.#layerElements;
     for (const { attention } of calls) flops += this.#attention.record(encoder, attention, timers?.attention).flops;
     rec.release(qkv);
     this.#recordRest(encoder, step, o);
@@ -1020,9 +1020,7 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
 }
 
 function defaultChunk({ software, tier }: DeviceProfile, config: ModelConfig): number {
-  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
-  const elements = hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize;
-  const row = 4 * hiddenSize + BYTES[tier === 'portable' ? 'f32' : 'f16'] * elements;
+  const row = activationBytes(config, BYTES[tier === 'portable' ? 'f32' : 'f16']);
   const [least, most] = [2048, software ? 2048 : 8192];
   return Math.min(most, Math.max(least, Math.floor(ACTIVATION_BYTES / row / 64) * 64));
 }
@@ -1072,10 +1070,4 @@ function contextOverflow(argument: string, value: number, room: number): Minfere
 
 function busy(): MinferenceError {
   return new MinferenceError('invalid-argument', 'the model is busy: wait for its prefill or generation to end');
-}
-
-function layerWeights(config: ModelConfig): number {
-  return [...weightShapes({ ...config, layers: 1 })]
-    .filter(([name]) => name.startsWith('layers.'))
-    .reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b), 0);
 }

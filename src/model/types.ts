@@ -206,3 +206,16 @@ export function weightShapes(config: ModelConfig): Map<string, readonly number[]
   if (!config.tieEmbeddings) shapes.set('head.weight', [vocabSize, hidden]);
   return shapes;
 }
+
+/** Elements of the matrices of one layer: each is a multiplication and an addition for every token. */
+export function layerMatrixElements(config: ModelConfig): number {
+  return [...weightShapes({ ...config, layers: 1 })]
+    .filter(([name, shape]) => name.startsWith('layers.') && shape.length === 2)
+    .reduce((sum, [, [rows = 0, columns = 0]]) => sum + rows * columns, 0);
+}
+
+/** Bytes of one token's activations: its f32 residual stream, and everything that a layer makes of it, in `elementBytes` each. */
+export function activationBytes(config: ModelConfig, elementBytes: number): number {
+  const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
+  return 4 * hiddenSize + elementBytes * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize);
+}

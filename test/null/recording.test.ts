@@ -52,3 +52,26 @@ test('a chunk has 8192 tokens where activations are small, and fewer where they 
   expect(await chunkOf({ ...tiny, layers: 1, intermediateSize: 8192 })).toBe(4096);
   device.destroy();
 });
+
+test('a submission that fails while a later one is waited for rejects the prompt, and nothing else', async () => {
+  const device = await openNodeDevice({ backend: 'null' });
+  const model = await LanguageModel.load(device, syntheticModel(SHAPES['tiny'] as ModelConfig, 'f16'), { contextLength: 256 });
+  const calls = { scopes: 0, waits: 0 };
+  const popErrorScope = device.popErrorScope.bind(device);
+  device.popErrorScope = async () => {
+    const popped = await popErrorScope();
+    // The second scope that a submission pops is for memory.
+    return calls.scopes++ === 1 ? ({ message: 'full' } as GPUError) : popped;
+  };
+  const { queue } = device;
+  const done = queue.onSubmittedWorkDone.bind(queue);
+  queue.onSubmittedWorkDone = async () => {
+    if (calls.waits++ > 0) await new Promise((resolve) => setTimeout(resolve, 100));
+    return done();
+  };
+  // Vitest fails on a rejection that nobody handles.
+  await expect(model.prefill([1, 2, 3])).rejects.toMatchObject({ code: 'out-of-memory' });
+  expect(calls.waits).toBeGreaterThan(1);
+  model.destroy();
+  device.destroy();
+});
