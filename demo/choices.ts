@@ -1,5 +1,6 @@
 import shortPatterns from '../assets/model/minference-retrieval-3m.patterns.json' with { type: 'json' };
 import longPatterns from '../assets/model/minference-retrieval-3m.patterns-32k.json' with { type: 'json' };
+import { LONGEST_SHORT } from '../src/cli/shipped.js';
 import { methodPattern } from '../src/eval/methods.js';
 import { type HeadPattern, parsePatternConfig } from '../src/index.js';
 import type { ModelPatterns } from '../src/model/index.js';
@@ -14,7 +15,8 @@ export interface Choice {
   readonly patterns: (seqLen: number) => ModelPatterns;
 }
 
-const [short, long] = [shortPatterns, longPatterns].map((patterns) => parsePatternConfig(patterns, 'the patterns of the model'));
+const short = parsePatternConfig(shortPatterns, 'the patterns of the model');
+const long = parsePatternConfig(longPatterns, 'the patterns of the model');
 
 const byMethod =
   (method: string) =>
@@ -35,7 +37,7 @@ export const SPARSE: readonly Choice[] = [
     id: 'searched',
     name: 'MInference, a pattern per head',
     note: 'Each head has the pattern that a search found for it in this model: A-shape, vertical-slash or block-sparse.',
-    patterns: (seqLen) => (seqLen > 8192 ? long : short) ?? { kind: 'dense' },
+    patterns: (seqLen) => (seqLen > LONGEST_SHORT ? long : short),
   },
   {
     id: 'minference',

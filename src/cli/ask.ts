@@ -11,17 +11,9 @@ import { assetPath } from './assets.js';
 import { integer, withDevice } from './device.js';
 import { formatBytes, formatCount, formatMs, formatPercent, formatTable } from './format.js';
 import { patternsOption, readTextFile } from './generate.js';
-import {
-  addModelOptions,
-  type CliModel,
-  loadWeights,
-  type ModelOptions,
-  memoryOf,
-  SHIPPED_MODEL,
-  shippedPatterns,
-  withModelFiles,
-} from './model.js';
+import { addModelOptions, type CliModel, loadWeights, type ModelOptions, memoryOf, withModelFiles } from './model.js';
 import { PATTERN_SYNTAX } from './patterns.js';
+import { SHIPPED_MODEL, shippedPatterns } from './shipped.js';
 
 interface AskCommandOptions extends Omit<ModelOptions, 'model'> {
   readonly model?: string;
@@ -99,8 +91,8 @@ async function run(context: CliContext, options: AskCommandOptions): Promise<Com
     withDevice(context, options, async (device) => {
       const { software } = profileDevice(device, options.tier);
       const seqLen = options.seqLen ?? DOCUMENT_LENGTH[software ? 'software' : 'hardware'];
-      const own = (): string => (options.model === undefined ? assetPath(shippedPatterns(seqLen), '--patterns') : 'minference');
-      const patternsOf = chosen ?? (await patternsOption(own()));
+      const own = options.model === undefined ? assetPath(shippedPatterns(seqLen), '--patterns') : 'minference';
+      const patternsOf = chosen ?? (await patternsOption(own));
       const { document, questions } = makeDocument(model, options, text, seqLen);
       const contextLength = seqLen + Math.max(...questions.map((q) => q.ids.length + q.maxTokens));
       const runtime = await loadWeights(context, device, model, modelOptions, { contextLength });

@@ -12,9 +12,10 @@ import { integer, withDevice } from './device.js';
 import { accuracySvg } from './eval_heatmap.js';
 import { formatCount, formatMs, formatPercent, formatTable } from './format.js';
 import { inTurn, readTextFile } from './generate.js';
-import { addModelOptions, loadWeights, type ModelOptions, SHIPPED_MODEL, shippedPatterns, withModelFiles } from './model.js';
+import { addModelOptions, loadWeights, type ModelOptions, withModelFiles } from './model.js';
 import { type PatternRequest, parsePatterns } from './patterns.js';
 import type { Progress } from './progress.js';
+import { SHIPPED_MODEL, shippedPatterns } from './shipped.js';
 
 interface EvalCommandOptions extends Omit<ModelOptions, 'model'> {
   readonly model?: string;
@@ -122,10 +123,12 @@ async function run(context: CliContext, options: EvalCommandOptions): Promise<Co
     throw invalidArgument('--heatmap', options.heatmap, 'a task with answers: perplexity has no depths');
   }
   const modelOptions: ModelOptions = { ...options, model: options.model ?? assetPath(SHIPPED_MODEL, '--model') };
+  const given = options.config === undefined ? undefined : await readConfigFile(options.config);
   const configs = new Map<number, PatternConfig>();
   for (const seqLen of options.seqLen) {
-    const file = options.config ?? (options.model === undefined ? assetPath(shippedPatterns(seqLen), '--config') : undefined);
-    if (file !== undefined) configs.set(seqLen, await readConfigFile(file));
+    const own = options.model === undefined ? assetPath(shippedPatterns(seqLen), '--config') : undefined;
+    const config = given ?? (own === undefined ? undefined : await readConfigFile(own));
+    if (config) configs.set(seqLen, config);
   }
   const textFile = options.text ?? (task === 'perplexity' ? assetPath(SAMPLE_TEXT, '--text') : undefined);
   const text = textFile === undefined ? undefined : await readTextFile(textFile);
