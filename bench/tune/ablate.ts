@@ -1,9 +1,9 @@
 /** Changes of a generated kernel that take one part of its work away (its output is then wrong): what each part costs. */
 export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
   all: (code) => code,
-  'no exp2': (code) => code.replace(/exp2\((fma\(x_\w+, vec4<f32>\(scale\), vec4<f32>\(-m_\d\)\))\)/g, '$1'),
+  'no exp2': (code) => code.replace(/exp2\((fma\(x_\w+, vec4<f32>\(scale\), vec4<f32>\(-m\w*\)\))\)/g, '$1'),
   'no rescale': (code) => code.replace(/if \(rises\) \{/g, 'if (rises && params.n_q == 0u) {'),
-  'no maxima': (code) => code.replace(/let own_max_(\d) = .*;/g, 'let own_max_$1 = M_START;'),
+  'no maxima': (code) => code.replace(/let own_max(\w*) = .*;/g, 'let own_max$1 = M_START;'),
   'no barriers': (code) => code.replace(/^\s*workgroupBarrier\(\);$/gm, ''),
   'no Q K': (code) => code.replace(/^\s*s_\w+ = subgroupMatrixMultiplyAccumulate.*$/gm, ''),
   'no P V': (code) => code.replace(/^\s*o_\w+ = subgroupMatrixMultiplyAccumulate.*$/gm, ''),
@@ -19,10 +19,10 @@ export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
   'no score store': (code) =>
     code.replace(/^(\s*)subgroupMatrixStore<row_major>\(&s_tile, [^,]*, s_\w+, S_STRIDE\);$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no score read': (code) =>
-    code.replace(/bitcast<vec4<f32>>\(s_tile\[s_row_(\d) \+ \du \* [^\]]*\]\);/g, 'vec4<f32>(l_$1, m_$1, 0.5, 0.25);'),
-  'no P store': (code) => code.replace(/^(\s*)s_tile\[[^;]*pack_halves.*$/gm, '$1if (l_0 < 0.0) { $& }'),
+    code.replace(/= bitcast<vec4<f32>>\(s_tile\[s_(?:row(_\d)|own) \+ \d[^\]]*\]\);/g, '= vec4<f32>(l$1, m$1, 0.5, 0.25);'),
+  'no P store': (code) => code.replace(/^(\s*)[sp]_tile\[[^;]*pack_halves.*$/gm, '$1if (params.n_q == 0u) { $& }'),
   'one P load': (code) =>
-    code.replace(/(let left_\w+ = subgroupMatrixLoad<Left, row_major>\(&s_tile, )[^;]*, S_STRIDE\)/g, '$1strip_0, S_STRIDE)'),
+    code.replace(/(let left_\w+ = subgroupMatrixLoad<Left, row_major>\(&[sp]_tile, )[^;]*, ([SP]_STRIDE)\)/g, '$10u, $2)'),
   'no staging': (code) => code.replace(/^(\s*)[kv]_tile\[.* = [kv]_next_\d;$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no fetch': (code) => code.replace(/^(\s*)[kv]_next_\d = load_.*$/gm, '$1if (params.n_q == 0u) { $& }'),
 };

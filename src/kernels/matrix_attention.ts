@@ -128,25 +128,14 @@ export function matrixAttentionShader(
 /** Writes the entry point of one kernel. */
 class KernelBody extends TileWriter {
   readonly #strips: readonly number[];
-  /** Matrices over the rows of a strip, over the keys in flight, over the head dimension (as columns, as depth), over keys as depth. */
-  readonly #rowMatrices: readonly number[];
-  readonly #scoreMatrices: number;
-  readonly #outputMatrices: number;
-  readonly #depth: number;
-  readonly #keyDepth: number;
   /** Consecutive keys that one invocation handles, and how many such groups. */
   readonly #width: number;
   readonly #groups: readonly number[];
 
   constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
-    super(kernel, headDim, tiling, ops);
-    const { shape, scoreKeys } = tiling;
+    const { scoreKeys } = tiling;
+    super(kernel, headDim, tiling, ops, { rows: STRIP_ROWS, keys: scoreKeys, columns: headDim });
     this.#strips = range(tiling.strips);
-    this.#rowMatrices = range(STRIP_ROWS / shape.m);
-    this.#scoreMatrices = scoreKeys / shape.n;
-    this.#outputMatrices = headDim / shape.n;
-    this.#depth = headDim / shape.k;
-    this.#keyDepth = scoreKeys / shape.k;
     this.#width = Math.min(16, scoreKeys / 2);
     this.#groups = range(scoreKeys / 2 / this.#width);
   }
@@ -154,7 +143,7 @@ class KernelBody extends TileWriter {
   /** Every (strip, row matrix) of a subgroup, with its name. */
   #rows(): { readonly strip: number; readonly matrix: number; readonly id: string }[] {
     return this.#strips.flatMap((strip) =>
-      this.#rowMatrices.map((matrix) => ({ strip, matrix, id: `${strip}${this.#rowMatrices.length > 1 ? `_${matrix}` : ''}` })),
+      this.rowMatrices.map((matrix) => ({ strip, matrix, id: `${strip}${this.rowMatrices.length > 1 ? `_${matrix}` : ''}` })),
     );
   }
 
@@ -189,7 +178,7 @@ var m_${s} = M_START;
 var l_${s} = 0.0;`,
       ),
       registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
-      this.#rows().map(({ id }) => this.ops.declare(`o_${id}`, 'Result', this.#outputMatrices)),
+      this.#rows().map(({ id }) => this.ops.declare(`o_${id}`, 'Result', this.outputMatrices)),
       this.#loop(),
       this.#epilogue(),
       '}',
@@ -204,7 +193,7 @@ var l_${s} = 0.0;`,
     const { k } = this.t.shape;
     return text(
       '// Queries pass through s_tile into registers.',
-      this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.#depth)),
+      this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.depth)),
       this.#strips.map((s) =>
         // A row of s_tile holds twice as many halves as scores.
         this.eachGroup(2 * this.t.scoreKeys, (start, columns) =>
@@ -365,10 +354,10 @@ q_tile[row * KV_STRIDE + d] = x;
       '// S = Q K^T',
       rows.map(({ id }) =>
         declare
-          ? ops.declare(`s_${id}`, 'Result', this.#scoreMatrices)
-          : ops.each('n', this.#scoreMatrices, (n) => ops.set(`s_${id}`, n, ops.zero())),
+          ? ops.declare(`s_${id}`, 'Result', this.scoreMatrices)
+          : ops.each('n', this.scoreMatrices, (n) => ops.set(`s_${id}`, n, ops.zero())),
       ),
-      ops.each('c', this.#depth, (c) => {
+      ops.each('c', this.depth, (c) => {
         const word = times(c, shape.k / 8);
         return text(
           rows.map(({ strip, matrix, id }) => {
@@ -377,7 +366,7 @@ q_tile[row * KV_STRIDE + d] = x;
               queries === 'registers' ? ops.get(`q_${id}`, c) : ops.load('Left', 'q_tile', offset, 'KV_STRIDE', 'row_major');
             return `let left_${id} = ${left};`;
           }),
-          ops.each('n', this.#scoreMatrices, (n) =>
+          ops.each('n', this.scoreMatrices, (n) =>
             text(
               `let right = ${ops.load('Right', 'k_tile', `(${key} + ${wgsl(times(n, shape.n))}) * KV_STRIDE + ${wgsl(word)}`, 'KV_STRIDE', 'col_major')};`,
               rows.map(({ id }) => ops.set(`s_${id}`, n, ops.multiplyAdd(`left_${id}`, 'right', ops.get(`s_${id}`, n)))),
@@ -393,7 +382,7 @@ q_tile[row * KV_STRIDE + d] = x;
     return text(
       ops.sync(),
       this.#rows().map(({ strip, matrix, id }) =>
-        ops.each('n', this.#scoreMatrices, (n) =>
+        ops.each('n', this.scoreMatrices, (n) =>
           ops.store('s_tile', this.#at(strip, matrix, times(n, this.t.shape.n / 4)), ops.get(`s_${id}`, n), 'S_STRIDE'),
         ),
       ),
@@ -558,7 +547,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
   #output(key: string): string {
     return text(
       '// O += P V',
-      range(this.#keyDepth).map((c) => text('{', this.#probabilitiesAt(c), this.#productsAt(key, c), '}')),
+      range(this.keyDepth).map((c) => text('{', this.#probabilitiesAt(c), this.#productsAt(key, c), '}')),
     );
   }
 
@@ -579,7 +568,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
   #productsAt(key: string, c: number): string {
     const { shape } = this.t;
     const ops = this.ops;
-    return ops.each('n', this.#outputMatrices, (n) =>
+    return ops.each('n', this.outputMatrices, (n) =>
       text(
         `let right = ${ops.load('Right', 'v_tile', `(${key} + ${c * shape.k}u) * KV_STRIDE + ${wgsl(times(n, shape.n / 8))}`, 'KV_STRIDE', 'row_major')};`,
         this.#rows().map(({ id }) => ops.set(`o_${id}`, n, ops.multiplyAdd(`left_${id}_${c}`, 'right', ops.get(`o_${id}`, n)))),

@@ -60,7 +60,7 @@ export function probabilityStride(t: MatrixTiling): number {
 
 /**
  * Tiles whose keys are computed at a time, in patterns that gather: one key for each invocation, but four tiles at least,
- * since loads run up to two tiles ahead. Two such batches are known at a time.
+ * since loads run up to three tiles ahead. Two such batches are known at a time.
  */
 export function keyBatch(t: MatrixTiling): number {
   return Math.max(4, (t.subgroups * SUBGROUP_SIZE) / t.keys);
@@ -140,8 +140,7 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
     if (t.staging !== 'overlap' || t.strips !== 1 || t.queries !== 'registers')
       return 'pairs need overlap staging, one strip, queries in registers';
     if (t.subgroups % 2 !== 0 || t.keys % 32 !== 0) return 'pairs need an even number of subgroups and whole halves of 16 keys';
-    if ((headDim / 2) % Math.max(t.shape.n, 8) !== 0)
-      return `half of ${headDim} dimensions is not whole matrices of ${t.shape.n}`;
+    if ((headDim / 2) % t.shape.n !== 0) return `half of ${headDim} dimensions is not whole matrices of ${t.shape.n}`;
   }
   const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;

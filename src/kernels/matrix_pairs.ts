@@ -14,24 +14,12 @@ import { indent, range, TileWriter, text } from './matrix_tiles.js';
  *   stage K of t + 2, fetch that of t + 3; O += P V of t; store the scores of t + 1   barrier
  */
 export class PairBody extends TileWriter {
-  readonly #rowMatrices: readonly number[];
-  /** Matrices over a subgroup's half of the keys, over its half of the head dimension, over the head dimension and the keys as depth. */
-  readonly #scoreMatrices: number;
-  readonly #outputMatrices: number;
-  readonly #depth: number;
-  readonly #keyDepth: number;
   /** Keys of a subgroup, which are also those of an invocation's softmax: it works on half `half` of a row. */
   readonly #width: number;
 
   constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
-    super(kernel, headDim, tiling, ops);
-    const { m, n, k } = tiling.shape;
-    this.#rowMatrices = range((2 * STRIP_ROWS) / m);
+    super(kernel, headDim, tiling, ops, { rows: 2 * STRIP_ROWS, keys: tiling.keys / 2, columns: headDim / 2 });
     this.#width = tiling.keys / 2;
-    this.#scoreMatrices = this.#width / n;
-    this.#outputMatrices = headDim / 2 / n;
-    this.#depth = headDim / k;
-    this.#keyDepth = tiling.keys / k;
   }
 
   main(): string {
@@ -60,8 +48,8 @@ var l = 0.0;`,
         this.publishKeys('0u'),
         this.contiguous ? '' : 'workgroupBarrier();',
         this.#queries(),
-        this.#rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.#outputMatrices)),
-        this.#rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.#scoreMatrices)),
+        this.rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
+        this.rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
         this.stage('k'),
         this.fetch('k', '1u'),
         'workgroupBarrier();',
@@ -120,7 +108,7 @@ var l = 0.0;`,
       ),
       this.fetch('v', '0u'),
       '}',
-      this.#rowMatrices.map((r) => ops.declare(`q_${r}`, 'Left', this.#depth)),
+      this.rowMatrices.map((r) => ops.declare(`q_${r}`, 'Left', this.depth)),
       groups.map(({ start, columns }) =>
         text(
           ops.sync(),
@@ -129,7 +117,7 @@ var l = 0.0;`,
               `s_tile[s_pair + (lane + ${32 * i}u) / ${words(columns)}u * S_STRIDE + (lane + ${32 * i}u) % ${words(columns)}u] = word_${start}_${i} ^ vec4<u32>(sign_flip);`,
           ),
           ops.sync(),
-          this.#rowMatrices.map((r) =>
+          this.rowMatrices.map((r) =>
             ops.each('c', columns / k, (c) => {
               const offset = `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(c, k / 8))}`;
               return ops.set(`q_${r}`, plus(start / k, c), ops.load('Left', 's_tile', offset, 'S_STRIDE', 'row_major'));
@@ -147,12 +135,12 @@ var l = 0.0;`,
     const { n, k } = this.t.shape;
     return text(
       '// S = Q K^T',
-      this.#rowMatrices.map((r) => ops.each('n', this.#scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
-      ops.each('c', this.#depth, (c) =>
-        ops.each('n', this.#scoreMatrices, (j) =>
+      this.rowMatrices.map((r) => ops.each('n', this.scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
+      ops.each('c', this.depth, (c) =>
+        ops.each('n', this.scoreMatrices, (j) =>
           text(
             `let right = ${ops.load('Right', 'k_tile', `(side * ${this.#width}u + ${wgsl(times(j, n))}) * KV_STRIDE + ${wgsl(times(c, k / 8))}`, 'KV_STRIDE', 'col_major')};`,
-            this.#rowMatrices.map((r) =>
+            this.rowMatrices.map((r) =>
               ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), 'right', ops.get(`s_${r}`, j))),
             ),
           ),
@@ -162,7 +150,7 @@ var l = 0.0;`,
   }
 
   #storeScores(): string {
-    return text(this.#rowMatrices.map((r) => this.#store(`s_${r}`, r, this.#scoreMatrices, (j) => j)));
+    return text(this.rowMatrices.map((r) => this.#store(`s_${r}`, r, this.scoreMatrices, (j) => j)));
   }
 
   /** Stores matrices of a list side by side into this subgroup's part of s_tile. */
@@ -255,13 +243,13 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
       (start, columns) =>
         text(
           ops.sync(),
-          this.#rowMatrices.map((r) => this.#store(`o_${r}`, r, columns / n, (i) => plus(times(start, columns / n), i))),
+          this.rowMatrices.map((r) => this.#store(`o_${r}`, r, columns / n, (i) => plus(times(start, columns / n), i))),
           ops.sync(),
           visit(columns, start),
           back
             ? text(
                 ops.sync(),
-                this.#rowMatrices.map((r) =>
+                this.rowMatrices.map((r) =>
                   ops.each('n', columns / n, (i) =>
                     ops.set(
                       `o_${r}`,
@@ -290,17 +278,17 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
     const { m, n, k } = this.t.shape;
     return text(
       '// O += P V',
-      range(this.#keyDepth).map((c) =>
+      range(this.keyDepth).map((c) =>
         text(
           '{',
-          this.#rowMatrices.map(
+          this.rowMatrices.map(
             (r) =>
               `let left_${r} = ${ops.load('Left', 'p_tile', `(pair_row + ${r * m}u) * P_STRIDE + ${(c * k) / 8}u`, 'P_STRIDE', 'row_major')};`,
           ),
-          ops.each('n', this.#outputMatrices, (j) =>
+          ops.each('n', this.outputMatrices, (j) =>
             text(
               `let right = ${ops.load('Right', 'v_tile', `${c * k}u * KV_STRIDE + side * ${this.d / 16}u + ${wgsl(times(j, n / 8))}`, 'KV_STRIDE', 'row_major')};`,
-              this.#rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}`, 'right', ops.get(`o_${r}`, j)))),
+              this.rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}`, 'right', ops.get(`o_${r}`, j)))),
             ),
           ),
           '}',

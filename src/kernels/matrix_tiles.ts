@@ -41,7 +41,27 @@ export class TileWriter {
   /** Tiles hold consecutive keys, so the first one is all that staging needs. */
   protected readonly contiguous: boolean;
 
-  constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+  /** Matrices over the rows, keys and columns of the head dimension of `share`, and over the head dimension and the keys in flight as depth. */
+  protected readonly rowMatrices: readonly number[];
+  protected readonly scoreMatrices: number;
+  protected readonly outputMatrices: number;
+  protected readonly depth: number;
+  protected readonly keyDepth: number;
+
+  /** @param share what a subgroup computes at a time: rows, and of these scores of so many keys and output of so many columns */
+  constructor(
+    kernel: AttentionKernel,
+    headDim: number,
+    tiling: MatrixTiling,
+    ops: MatrixOps,
+    share: { readonly rows: number; readonly keys: number; readonly columns: number },
+  ) {
+    const { m, n, k } = tiling.shape;
+    this.rowMatrices = range(share.rows / m);
+    this.scoreMatrices = share.keys / n;
+    this.outputMatrices = share.columns / n;
+    this.depth = headDim / k;
+    this.keyDepth = tiling.scoreKeys / k;
     this.kernel = kernel;
     this.d = headDim;
     this.t = tiling;
