@@ -18,6 +18,7 @@ import {
   MATRIX_TILINGS,
   type MatrixTiling,
   matrixBlockM,
+  matrixGrid,
   matrixWorkgroupBytes,
   type TilingShape,
   tilingProblem,
@@ -251,7 +252,7 @@ class Tuner {
         const pass = encoder.beginComputePass(timestampWrites ? { timestampWrites } : {});
         pass.setPipeline(pipeline);
         pass.setBindGroup(0, group);
-        pass.dispatchWorkgroups(tiles, w.heads);
+        pass.dispatchWorkgroups(...matrixGrid(w.kernel, tiles, w.heads));
         pass.end();
       }
       device.queue.submit([encoder.finish()]);
