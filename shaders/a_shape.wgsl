@@ -33,14 +33,13 @@ fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
 }
 
 fn key_at(entry: HeadEntry, row0: u32, tile: u32, slot: u32) -> u32 {
-  if (tile < init_tiles) {
-    let key = tile * BLOCK_N + slot;
-    return select(NO_KEY, key, key < n_init);
-  }
-  return local_start + (tile - init_tiles) * BLOCK_N + slot;
+  let is_initial = tile < init_tiles;
+  let key = select(local_start - init_tiles * BLOCK_N, 0u, is_initial) + tile * BLOCK_N + slot;
+  return select(key, NO_KEY, is_initial & (key >= n_init));
 }
 
+// Without branches, as && and || would be: it is called for every score of a tile.
 fn is_visible(entry: HeadEntry, position: u32, key: u32) -> bool {
-  return key <= position &&
-    (key < entry.arg0 || position - key < entry.arg1 || position - params.q_offset >= first_dense_row(entry));
+  let is_dense = position - params.q_offset >= first_dense_row(entry);
+  return (key <= position) & ((key < entry.arg0) | (position - key < entry.arg1) | is_dense);
 }

@@ -18,7 +18,6 @@ import {
   MATRIX_TILINGS,
   type MatrixTiling,
   matrixBlockM,
-  matrixGrid,
   matrixWorkgroupBytes,
   type TilingShape,
   tilingProblem,
@@ -72,7 +71,7 @@ interface Options {
   readonly best?: string;
   readonly emulate?: boolean;
   readonly assume?: boolean;
-  readonly ablate?: boolean;
+  readonly ablate?: boolean | string;
   readonly check: boolean;
 }
 
@@ -252,7 +251,7 @@ class Tuner {
         const pass = encoder.beginComputePass(timestampWrites ? { timestampWrites } : {});
         pass.setPipeline(pipeline);
         pass.setBindGroup(0, group);
-        pass.dispatchWorkgroups(...matrixGrid(w.kernel, tiles, w.heads));
+        pass.dispatchWorkgroups(tiles, w.heads);
         pass.end();
       }
       device.queue.submit([encoder.finish()]);
@@ -346,9 +345,9 @@ async function main(options: Options): Promise<void> {
   };
   const longest = Math.max(...lengths, ...sparseLengths);
   const tuner = new Tuner(device, headDim, heads * longest * headDim, emulate);
-  if (options.ablate) {
+  if (options.ablate !== undefined && options.ablate !== false) {
     for (const t of variants.splice(0)) {
-      for (const name of Object.keys(ABLATIONS)) {
+      for (const name of options.ablate === true ? Object.keys(ABLATIONS) : options.ablate.split(',')) {
         const copy = { ...t };
         tuner.ablations.set(copy, name);
         variants.push(copy);
@@ -466,7 +465,10 @@ export function addTuneCommand(program: Command): void {
     .option('--json <path>', 'write results there')
     .option('--best <path>', 'write the fastest tiling of each kernel there, for `bench --tilings`')
     .option('--emulate', 'emulate matrices')
-    .option('--ablate', 'time every tiling with one part of its work left out at a time')
+    .option(
+      '--ablate [parts]',
+      'time every tiling with one part of its work left out at a time: all, or those of a comma-separated list',
+    )
     .option('--assume', 'trust --shapes instead of the list of the adapter')
     .option('--no-check', 'skip the checks on small inputs')
     .action(main);

@@ -63,3 +63,24 @@ fn columns_up_to(entry: HeadEntry, key: u32) -> u32 {
   }
   return lo;
 }
+
+// Keys that the runs cover for the row block whose last row (of a full block) is at `block_end`.
+// Only the last reaching run can stick out below key 0, so clipping it is enough.
+fn slash_key_count(entry: HeadEntry, block_end: u32) -> u32 {
+  let n = runs_reaching(entry, block_end);
+  if (n == 0u) {
+    return 0u;
+  }
+  let last = run_at(entry, n - 1u);
+  return last.prefix + min(last.hi - last.lo + INDEX_BLOCK, block_end - last.lo + 1u);
+}
+
+// Does a run cover this key for the row block that ends at block_end? (key <= block_end)
+fn covered_by_run(entry: HeadEntry, block_end: u32, key: u32) -> bool {
+  let distance = block_end - key;
+  let n = runs_reaching(entry, distance);
+  if (n == 0u) {
+    return false;
+  }
+  return distance < run_at(entry, n - 1u).hi + INDEX_BLOCK;
+}

@@ -2,7 +2,7 @@ import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { type AttentionKernel, type AttentionTiling, attentionShader, chooseTiling } from './attention.js';
 import { matrixAttentionShader, matrixStorage } from './matrix_attention.js';
-import { chooseMatrixTiling, type MatrixTiling, matrixBlockM, matrixGrid } from './matrix_config.js';
+import { chooseMatrixTiling, type MatrixTiling, matrixBlockM } from './matrix_config.js';
 import { storageFormat } from './shader_text.js';
 import type { DType, TensorWindow } from './tensor.js';
 
@@ -10,8 +10,6 @@ import type { DType, TensorWindow } from './tensor.js';
 export interface ChosenKernel {
   readonly shader: ShaderSpec;
   readonly blockM: number;
-  /** The dispatch of so many tiles of `blockM` rows of so many heads. */
-  readonly grid: (rowTiles: number, heads: number) => [number, number];
 }
 
 /** The tiling that a kernel gets: in the matrix tier its own, unless the tensors are f32 or no tiling of it fits. */
@@ -44,9 +42,8 @@ export function chooseKernel(
   const tiling = chooseKernelTiling(profile, kernel, headDim, dtype);
   if (tiling.matrix) {
     const shader = matrixAttentionShader(kernel, headDim, matrixStorage(windows), tiling.matrix);
-    const grid: ChosenKernel['grid'] = (rowTiles, heads) => matrixGrid(kernel, rowTiles, heads);
-    return { shader, blockM: matrixBlockM(tiling.matrix), grid };
+    return { shader, blockM: matrixBlockM(tiling.matrix) };
   }
   const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), tiling.plain);
-  return { shader, blockM: tiling.plain.blockM, grid: (rowTiles, heads) => [rowTiles, heads] };
+  return { shader, blockM: tiling.plain.blockM };
 }

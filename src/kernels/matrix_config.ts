@@ -43,25 +43,6 @@ export function matrixBlockM(t: MatrixTiling): number {
   return STRIP_ROWS * t.strips * t.subgroups;
 }
 
-/** Whether workgroups that follow each other take the same rows of different heads, rather than all rows of a head. */
-function headsVaryFirst(kernel: AttentionKernel): boolean {
-  // A head's first rows are light. So all light workgroups come last, and multiprocessors end together. Where heads
-  // see more of the past, though, neighbouring rows must run together to share it in the caches.
-  return kernel === 'a_shape';
-}
-
-/** Workgroups of a dispatch of a matrix kernel. */
-export function matrixGrid(kernel: AttentionKernel, rowTiles: number, heads: number): [number, number] {
-  return headsVaryFirst(kernel) ? [heads, rowTiles] : [rowTiles, heads];
-}
-
-/** Where a workgroup finds the number of its tile of rows, and of its head. */
-export function matrixGridNames(kernel: AttentionKernel): { readonly rowTile: string; readonly head: string } {
-  return headsVaryFirst(kernel)
-    ? { rowTile: 'workgroup.y', head: 'workgroup.x' }
-    : { rowTile: 'workgroup.x', head: 'workgroup.y' };
-}
-
 /** 16-byte words of one staged row of q, k or v: padded, so that neighbouring rows fall into different banks. */
 export function stagedStride(headDim: number): number {
   return headDim / 8 + 1;
@@ -161,9 +142,8 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
     if (t.subgroups % 2 !== 0 || t.keys % 32 !== 0) return 'pairs need an even number of subgroups and whole halves of 16 keys';
     if ((headDim / 2) % t.shape.n !== 0) return `half of ${headDim} dimensions is not whole matrices of ${t.shape.n}`;
   }
-  const rows = matrixBlockM(t);
-  if (kernel === 'block_sparse' && 64 % rows !== 0) return `${rows} rows span more than an index block`;
-  if (kernel === 'vertical_slash' && 128 % rows !== 0) return `${rows} rows span more than two index blocks`;
+  const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
+  if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
   if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;
   return undefined;
 }
@@ -247,7 +227,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
 const TUNED: Readonly<Record<AttentionKernel, TilingShape & { readonly shape: MatrixShape }>> = {
   dense: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
   a_shape: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
-  vertical_slash: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
+  vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
   block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
 };
 

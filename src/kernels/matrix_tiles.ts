@@ -1,6 +1,6 @@
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import type { AttentionKernel } from './attention.js';
-import { type MatrixTiling, matrixGridNames } from './matrix_config.js';
+import type { MatrixTiling } from './matrix_config.js';
 import type { Index, MatrixOps } from './matrix_ops.js';
 
 /** Lists 0, 1, ... count - 1. */
@@ -116,7 +116,7 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
         const { slot, d } = this.slot(i);
         return text(
           start,
-          `${tensor}_next_${i} = load_${tensor}(${tensor}_head + min(${this.contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}] & KEY_BITS`}, last_key) * params.${tensor}_row_stride + 2u * ${d});`,
+          `${tensor}_next_${i} = load_${tensor}(${tensor}_head + min(${this.contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`}, last_key) * params.${tensor}_row_stride + 2u * ${d});`,
           end,
         );
       }),
@@ -187,13 +187,12 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
 
   /** The entry point's signature, and what it works on. */
   protected opening(): string {
-    const { rowTile, head } = matrixGridNames(this.kernel);
     return text(
       '@compute @workgroup_size(THREADS)',
       `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.ops.builtins ? `, ${this.ops.builtins}` : ''}) {`,
       this.ops.prologue,
-      `let entry = heads[params.head_start + ${head}];
-let row0 = (params.row_tile_end - 1u - ${rowTile}) * BLOCK_M;
+      `let entry = heads[params.head_start + workgroup.y];
+let row0 = (params.row_tile_end - 1u - workgroup.x) * BLOCK_M;
 let last_key = last_position(row0, BLOCK_M);
 let q_head = params.q_base + entry.head * params.q_head_stride;
 let k_head = params.k_base + entry.kv_head * params.k_head_stride;

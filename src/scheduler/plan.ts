@@ -240,7 +240,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const v = bindWindow(rec.device, 'v', layer.v, first.kvHead, last.kvHead + 1);
   const o = bindWindow(rec.device, 'o', layer.o, first.head, last.head + 1);
   const lse = bindLse(rec, layer, first.head, last.head + 1);
-  const { shader, blockM, grid } = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, [q, k, v, o]);
+  const { shader, blockM } = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, [q, k, v, o]);
   const entries = new Uint32Array(group.heads.length * 8);
   group.heads.forEach((h, i) => {
     const entry = group.entries[i];
@@ -287,7 +287,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         heads,
         group.indexBuffer ?? heads,
       ],
-      workgroups: grid(slice.tileEnd - slice.tileStart, group.heads.length),
+      workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
       flops: slice.flops,
     });
   }
