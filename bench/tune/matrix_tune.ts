@@ -71,7 +71,7 @@ interface Options {
   readonly best?: string;
   readonly emulate?: boolean;
   readonly assume?: boolean;
-  readonly ablate?: boolean | string;
+  readonly ablate?: true | string;
   readonly check: boolean;
 }
 
@@ -345,9 +345,13 @@ async function main(options: Options): Promise<void> {
   };
   const longest = Math.max(...lengths, ...sparseLengths);
   const tuner = new Tuner(device, headDim, heads * longest * headDim, emulate);
-  if (options.ablate !== undefined && options.ablate !== false) {
+  if (options.ablate) {
+    const known = Object.keys(ABLATIONS);
+    const parts = options.ablate === true ? known : options.ablate.split(',');
+    for (const name of parts)
+      if (!known.includes(name)) throw new Error(`there is no part ${name}; there are ${known.join(', ')}`);
     for (const t of variants.splice(0)) {
-      for (const name of options.ablate === true ? Object.keys(ABLATIONS) : options.ablate.split(',')) {
+      for (const name of parts) {
         const copy = { ...t };
         tuner.ablations.set(copy, name);
         variants.push(copy);
