@@ -199,6 +199,8 @@ class Row:
     classes: list[int] = field(default_factory=list)
     #: Where a pause between two parts of the row is (see `skip_positions`).
     seams: list[int] = field(default_factory=list)
+    #: The class of text from the novels.
+    novels: int = TEXT
 
     def add(self, ids, kind: int) -> None:
         self.ids.extend(ids)
@@ -288,7 +290,9 @@ class Task:
 class Corpus:
     """Encoded text and the makers of rows."""
 
-    def __init__(self, pool_sentences: int = 30_000, held_out: bool = False):
+    def __init__(self, pool_sentences: int = 30_000, held_out: bool = False, novel_rows: float = 1.0):
+        """`novel_rows` is the share of rows in which the novels count as text: they are few, and long runs would learn them by heart."""
+        self.novel_rows = novel_rows
         self.tokenizer = Tokenizer.from_file(str(TOKENIZER))
         self.bos = self.tokenizer.token_to_id(BOS)
         self.eos = self.tokenizer.token_to_id(EOS)
@@ -460,6 +464,8 @@ class Corpus:
     def row(self, rng: np.random.Generator, length: int) -> Row:
         """A row of exactly `length` tokens, BOS first."""
         row = Row([self.bos], [TEXT])
+        if self.novel_rows < 1 and rng.random() >= self.novel_rows:
+            row.novels = IGNORE
         if length <= DRILL + 1:
             return self.drill(rng, row, length)
         if rng.random() < 0.15:
@@ -558,7 +564,7 @@ class Corpus:
                         more, cursor = filler.take(cursor, 2 * (target - laid - len(ids)) + 50)
                         ids += more
                     ids = [*ids[: target - laid - 1], self.encode(".")[0]]
-                row.add(ids, TEXT)
+                row.add(ids, row.novels if filler is self.novels else TEXT)
                 laid += len(ids)
             row.seams.append(len(row))
             row.join(part)
@@ -596,7 +602,7 @@ class Corpus:
         begin = int(filler.starts[int(rng.integers(0, len(filler.starts) - 1))])
         while count > 0:
             ids = filler.ids[begin : begin + count].tolist()
-            row.add(ids, TEXT)
+            row.add(ids, row.novels if filler is self.novels else TEXT)
             count -= len(ids)
             begin = 0
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from checkpoint import save
-from data import ANSWER, VOCAB, Batches, Corpus
+from data import ANSWER, TEXT, VOCAB, Batches, Corpus, novel_text
 from export import write_gguf, write_hf
 from model import SIZES, Llama
 from optimizer import Optimizer, orthogonal
@@ -38,6 +38,23 @@ class Data(unittest.TestCase):
                 self.assertEqual(len(row.classes), length)
                 text = self.corpus.tokenizer.decode(row.ids[1:], skip_special_tokens=False)
                 self.assertEqual(self.corpus.tokenizer.encode(text).ids, row.ids)
+
+    def test_novels_count_in_the_rows_that_may_learn_them(self):
+        def novels_counted(share: float) -> int:
+            corpus, count = Corpus(pool_sentences=2000, novel_rows=share), 0
+            text = novel_text()
+            for i in range(20):
+                row = corpus.row(np.random.default_rng([6, i]), 3000)
+                at = 0
+                for end in range(1, len(row) + 1):
+                    if end == len(row) or row.classes[end] != row.classes[at]:
+                        if row.classes[at] == TEXT and end - at >= 60:
+                            count += corpus.tokenizer.decode(row.ids[at + 20 : at + 40]) in text
+                        at = end
+            return count
+
+        self.assertGreater(novels_counted(1), 20)
+        self.assertEqual(novels_counted(0), 0)
 
     def test_answers_stand_in_the_text_before(self):
         found = 0

@@ -166,6 +166,7 @@ def main() -> None:
     p.add_argument("--answer-weight", type=float, default=1.0, help="weight of the mean answer loss beside the mean text loss")
     p.add_argument("--micro", type=int, default=131_072, help="tokens that go through the model at once")
     p.add_argument("--reach", type=int, default=131_072, help="farthest position of rows whose positions jump")
+    p.add_argument("--novel-rows", type=float, default=1.0, help="share of rows in which the novels count as text")
     p.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2))
     p.add_argument("--compile", type=int, default=int(torch.cuda.is_available()))
     p.add_argument("--seed", type=int, default=1)
@@ -194,7 +195,7 @@ def main() -> None:
     state = {"step": 0, "progress": 0.0, "tokens": 0, "stage": 0, "done": 0}
     if args.resume:
         state = load(args.resume, model, optimizer)
-    corpus = Corpus()
+    corpus = Corpus(novel_rows=args.novel_rows)
     stages = parse_plan(args.plan or PLANS[args.size])
     log({"size": args.size, "parameters": sum(x.numel() for x in model.parameters()), "device": device, **state})
     compiled, loss_function = bool(args.compile), losses
