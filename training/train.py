@@ -44,11 +44,14 @@ class Stage:
     skip: float
 
 
-#: length:share:tokens of a step:rate:skip, by the size of the model. Rows of up to 256 tokens are drills.
+#: length:share:tokens of a step:rate:skip, by the size of the model, for a GPU unless stated otherwise. Rows of up to 256 tokens are
+#: drills.
 PLANS = {
     "base": "32:0.02:65536:1:0,128:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
     "8192:0.24:262144:0.8:0.3,32768:0.26:524288:0.5:0.1,131072:0.12:524288:0.3:0",
-    "small": "32:0.03:2048:1:0,128:0.07:4096:1:0,512:0.25:8192:1:0,1024:0.20:8192:1:0,2048:0.20:16384:0.8:0,"
+    "small": "32:0.02:65536:1:0,128:0.03:65536:1:0,512:0.13:131072:1:0.2,2048:0.20:262144:1:0.3,"
+    "8192:0.26:262144:0.8:0.3,32768:0.30:524288:0.5:0.1,131072:0.06:262144:0.3:0",
+    "small cpu": "32:0.03:2048:1:0,128:0.07:4096:1:0,512:0.25:8192:1:0,1024:0.20:8192:1:0,2048:0.20:16384:0.8:0,"
     "4096:0.15:16384:0.7:0,8192:0.10:16384:0.6:0",
     "tiny": "32:0.3:2048:1:0,96:0.3:2048:1:0,384:0.4:3072:0.7:0",
 }
@@ -196,7 +199,7 @@ def main() -> None:
     if args.resume:
         state = load(args.resume, model, optimizer)
     corpus = Corpus(novel_rows=args.novel_rows)
-    stages = parse_plan(args.plan or PLANS[args.size])
+    stages = parse_plan(args.plan or PLANS.get(f"{args.size} {device}") or PLANS[args.size])
     log({"size": args.size, "parameters": sum(x.numel() for x in model.parameters()), "device": device, **state})
     compiled, loss_function = bool(args.compile), losses
     if compiled:

@@ -156,7 +156,7 @@ describe('eval', () => {
   });
 
   test('the model that ships is the default, and finds a pass key with the patterns that were searched for it', async () => {
-    const { name, tier, device, totals } = await json('eval', 'passkey', '--seq-len', '300', '--samples', '1', '--depths', '50');
+    const { name, tier, device, totals } = await json('eval', 'passkey', '--seq-len', '1400', '--samples', '1', '--depths', '50');
     expect(name).toBe('minference-retrieval-3m');
     expect([typeof tier, typeof device]).toEqual(['string', 'string']);
     const [dense, minference] = totals;
@@ -236,7 +236,7 @@ describe('ask', () => {
     expect(name).toBe('minference-retrieval-3m');
     const [dense, sparse] = readings;
     expect([dense.accuracy, sparse.accuracy]).toEqual([1, 1]);
-    expect(sparse.density).toBeLessThan(0.45);
+    expect(sparse.density).toBeLessThan(0.5);
   });
 
   test('what keeps everything gives the dense answers, in a table', async () => {
