@@ -23,6 +23,7 @@ import { relativeError } from '../src/reference/oracle.js';
 import { dequantize } from '../src/reference/quant.js';
 import { Random } from '../src/reference/random.js';
 import { encodeSteps, StageTimer } from '../src/scheduler/submit.js';
+import { measureCeilings } from './ceilings.js';
 import { median } from './measure.js';
 import { write } from './results.js';
 
@@ -40,6 +41,8 @@ interface Options {
   readonly passes: string;
   readonly warmMs: string;
   readonly keep: string;
+  readonly only: string;
+  readonly ablate: boolean;
   readonly tiled: boolean;
   readonly json?: string;
 }
@@ -50,12 +53,27 @@ interface Size {
   readonly k: number;
 }
 
+/** Changes of a kernel that take one part of its work away (its results are then wrong): what each part costs. */
+const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
+  all: (code) => code,
+  'no fetch': (code) => code.replace(/^(\s*)[aw]_next_\d+ = (a\[|weight_word).*$/gm, '$1if (params.n == 0u) { $& }'),
+  'near words': (code) => code.replace(/\(k0 \+ (2u \* )?DEPTH\) \/ 8u/g, '(k0 % 128u) / 8u'),
+  'no staging': (code) => code.replace(/^(\s*)tile\[.* = [aw]_next_\d+;$/gm, '$1if (params.n == 0u) { $& }'),
+  'no barriers': (code) => code.replace(/^\s*workgroupBarrier\(\);$/gm, ''),
+  'one A load': (code) => code.replace(/(subgroupMatrixLoad<Left, row_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
+  'one W load': (code) => code.replace(/(subgroupMatrixLoad<Right, col_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
+  'no fetch, no staging': (code) =>
+    code.replace(/^(\s*)([aw]_next_\d+ = (a\[|weight_word)|tile\[.* = [aw]_next_\d+;).*$/gm, '$1if (params.n == 0u) { $& }'),
+};
+
 /** A kernel with its dispatch. */
 interface Variant {
   readonly name: string;
   readonly shader: ShaderSpec;
   readonly workgroups: readonly [number, number];
   readonly tiling?: MatrixGemmTiling;
+  /** Whether its results are wrong on purpose. */
+  readonly ablated?: boolean;
 }
 
 /** One measured product. */
@@ -99,10 +117,14 @@ class GemmBench {
     return { name: m <= GEMV_ROWS ? 'gemv' : 'tiled', shader, workgroups };
   }
 
-  matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n }: Size): Variant {
+  matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n }: Size, ablation = 'all'): Variant {
+    const shader = matrixGemmShader(tiling, type, 'activation', false);
+    const edited = ABLATIONS[ablation]?.(shader.code) ?? shader.code;
+    const name = gemmTilingName(tiling);
     return {
-      name: gemmTilingName(tiling),
-      shader: matrixGemmShader(tiling, type, 'activation', false),
+      name: ablation === 'all' ? name : `${name}, ${ablation}`,
+      shader: ablation === 'all' ? shader : { ...shader, label: `${shader.label}, ${ablation}`, code: edited },
+      ...(ablation === 'all' ? {} : { ablated: true }),
       workgroups: [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)],
       tiling,
     };
@@ -127,7 +149,7 @@ class GemmBench {
     this.#fill(a, new Uint8Array(aValues.buffer), m * k * element);
     const expected = product(Float64Array.from(aValues), dequantize(type, wBytes), PERIOD, k);
     const rows: GemmRow[] = [];
-    for (const { name, shader, workgroups } of variants) {
+    for (const { name, shader, workgroups, ablated } of variants) {
       const row = { kernel: name, type, ...size };
       try {
         await this.#pipelines.prepare([shader]);
@@ -144,7 +166,7 @@ class GemmBench {
           tflops: (2 * m * n * k) / ms / 1e9,
           weightGBs: (n * rowBytes) / ms / 1e6,
           error,
-          ...(error < 5e-3 ? {} : { failure: 'wrong result' }),
+          ...(error < 5e-3 || ablated ? {} : { failure: 'wrong result' }),
         });
       } catch (cause) {
         rows.push({ ...row, failure: cause instanceof Error ? cause.message : String(cause) });
@@ -247,7 +269,7 @@ async function run(options: Options): Promise<void> {
   const shapes = matrixShapes(device);
   const tilings = shapes
     .flatMap((shape) => GEMM_TILINGS.map((t): MatrixGemmTiling => ({ ...t, shape })))
-    .filter((t) => gemmTilingFits(t, profile.limits));
+    .filter((t) => gemmTilingFits(t, profile.limits) && options.only.split(',').some((part) => gemmTilingName(t).includes(part)));
   console.log(`${profile.name}: ${tilings.length} tilings on subgroup matrices of ${shapes.length} shapes`);
   for (const t of tilings) {
     console.log(
@@ -259,6 +281,11 @@ async function run(options: Options): Promise<void> {
     const sizes = parseSizes(options.sizes, m);
     const first = sizes[0] as Size;
     let best = m > GEMV_ROWS ? tilings : [];
+    if (options.ablate) {
+      const variants = best.flatMap((t) => Object.keys(ABLATIONS).map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)));
+      all.push(...(await bench.measure(types[0] ?? 'f16', first, variants, passes, warmMs)));
+      continue;
+    }
     if (best.length > keep) {
       const rows = await bench.measure(
         types[0] ?? 'f16',
@@ -282,7 +309,12 @@ async function run(options: Options): Promise<void> {
       }
     }
   }
-  if (options.json) write(options.json, `${JSON.stringify({ device: profile.name, tier: profile.tier, rows: all }, null, 1)}\n`);
+  // Last, since it warms the device up.
+  const ceilings = await measureCeilings(device, profile.software ? 1e-3 : 1);
+  console.log(`ceilings, TFLOPS: ${JSON.stringify(ceilings)}`);
+  if (options.json) {
+    write(options.json, `${JSON.stringify({ device: profile.name, tier: profile.tier, ceilings, rows: all }, null, 1)}\n`);
+  }
 }
 
 /** Adds the command `gemm`: times the matrix products of models. */
@@ -294,6 +326,8 @@ export function addGemmCommand(program: Command): void {
     .option('--sizes <list>', 'rows and columns of W', LLAMA_8B)
     .option('--types <list>', `types of W: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16,q8_0,q4_k')
     .option('--keep <n>', 'tilings that go on to all sizes and types', '4')
+    .option('--only <list>', 'tilings whose name contains one of these', '')
+    .option('--ablate', 'instead: the first type and size, with parts of the work left out', false)
     .option('--passes <n>', 'timed passes, the median counts', '20')
     .option('--warm-ms <ms>', 'GPU time before each measurement', '300')
     .option('--no-tiled', 'leave out the kernel without subgroup matrices')

@@ -22,7 +22,7 @@ export function emulatedOps(shape: MatrixShape, binding = EMULATION_BINDING): Ma
   const rows = (m * n) / SUBGROUP_SIZE;
   const size = { Left: rows * k, Right: k, Result: rows };
   const functions = new Map<string, string>();
-  const lists = new Map<string, { readonly base: number; readonly size: number }>();
+  const lists = new Map<string, { readonly base: number; readonly size: number; readonly type: string }>();
   // Places 0.. of zeros, then of results on their way into a list, then lists and loaded matrices.
   let used = 2 * rows;
   const take = (count: number): number => {
@@ -46,6 +46,20 @@ export function emulatedOps(shape: MatrixShape, binding = EMULATION_BINDING): Ma
     const list = lists.get(name);
     if (!list) throw new Error(`no list of matrices is called ${name}`);
     return wgsl(plus(list.base, times(index, list.size)));
+  };
+  /** The name of the function that loads such a matrix. */
+  const loader = (type: keyof typeof loads, array: string, order: string): string => {
+    if (type !== 'Right' && order !== 'row_major') throw new Error(`no kernel loads ${type} matrices in ${order} order`);
+    functions.set(
+      `load ${type} ${array} ${order}`,
+      `
+fn load_${type}_${array}_${order}(place: u32, offset: u32, stride: u32) -> u32 {
+  let to = bank_start + place;
+  ${loads[type](array, order)}
+  return place;
+}`,
+    );
+    return `load_${type}_${array}_${order}`;
   };
   return {
     name: `${m}x${n}x${k} emulated`,
@@ -81,6 +95,10 @@ fn set_left(place: u32, value: u32) {
   ${each('i', size.Left, 'bank[bank_start + place + i] = bank[bank_start + value + i];')}
 }
 
+fn set_right(place: u32, value: u32) {
+  ${each('i', size.Right, 'bank[bank_start + place + i] = bank[bank_start + value + i];')}
+}
+
 fn multiply_add(left: u32, right: u32, result: u32) -> u32 {
   for (var i = 0u; i < ${rows}u * params.unit; i++) {
     var sum = bank[bank_start + result + i];
@@ -100,19 +118,9 @@ fn neighbour(x: f32) -> f32 {
 }
 ${[...functions.values()].join('\n')}`;
     },
-    load: (type, array, offset, stride, order) => {
-      if (type !== 'Right' && order !== 'row_major') throw new Error(`no kernel loads ${type} matrices in ${order} order`);
-      functions.set(
-        `load ${type} ${array} ${order}`,
-        `
-fn load_${type}_${array}_${order}(place: u32, offset: u32, stride: u32) -> u32 {
-  let to = bank_start + place;
-  ${loads[type](array, order)}
-  return place;
-}`,
-      );
-      return `load_${type}_${array}_${order}(${take(size[type])}u, ${offset}, ${stride})`;
-    },
+    load: (type, array, offset, stride, order) => `${loader(type, array, order)}(${take(size[type])}u, ${offset}, ${stride})`,
+    loadInto: (name, index, type, array, offset, stride, order) =>
+      `${loader(type, array, order)}(${place(name, index)}, ${offset}, ${stride});`,
     store: (array, offset, value, stride) => {
       functions.set(
         `store ${array}`,
@@ -126,14 +134,11 @@ fn store_${array}(offset: u32, value: u32, stride: u32) {
     multiplyAdd: (left, right, result) => `multiply_add(${left}, ${right}, ${result})`,
     zero: () => '0u',
     declare: (name, type, count) => {
-      if (!lists.has(name)) lists.set(name, { base: take(count * size[type]), size: size[type] });
+      if (!lists.has(name)) lists.set(name, { base: take(count * size[type]), size: size[type], type: type.toLowerCase() });
       return each('i', count * size[type], `bank[bank_start + ${place(name, 0)} + i] = 0.0;`);
     },
     get: place,
-    set: (name, index, value) => {
-      const type = lists.get(name)?.size === size.Result ? 'result' : 'left';
-      return `set_${type}(${place(name, index)}, ${value});`;
-    },
+    set: (name, index, value) => `set_${lists.get(name)?.type}(${place(name, index)}, ${value});`,
     each: (variable, count, body) => each(variable, count, body(variable)),
     sync: () => 'workgroupBarrier();',
     pairMax: (x) => `max(${x}, neighbour(${x}))`,

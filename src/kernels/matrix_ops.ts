@@ -48,12 +48,22 @@ export interface MatrixOps {
     stride: string,
     order: 'row_major' | 'col_major',
   ): string;
+  /** A statement that loads into one matrix of a list. */
+  loadInto(
+    name: string,
+    index: Index,
+    type: 'Left' | 'Right' | 'Result',
+    array: TileArray,
+    offset: string,
+    stride: string,
+    order: 'row_major' | 'col_major',
+  ): string;
   store(array: TileArray, offset: string, value: string, stride: string): string;
   multiplyAdd(left: string, right: string, result: string): string;
   /** A result of zeros. Matrices must be initialised explicitly: a bare declaration in a loop keeps old values. */
   zero(): string;
   /** Declares a list of `count` matrices. */
-  declare(name: string, type: 'Left' | 'Result', count: number): string;
+  declare(name: string, type: 'Left' | 'Right' | 'Result', count: number): string;
   /** One matrix of a list, and the statement that replaces it. */
   get(name: string, index: Index): string;
   set(name: string, index: Index, value: string): string;
@@ -88,6 +98,8 @@ let ${name} = workgroupUniformLoad(&any_step) == step;`,
 export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): MatrixOps {
   const { m, n, k } = shape;
   const barrier = sync === 'workgroup';
+  const load: MatrixOps['load'] = (type, array, offset, stride, order) =>
+    `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${offset}, ${stride})`;
   return {
     name: `${m}x${n}x${k} ${sync}`,
     bindings: [],
@@ -108,7 +120,8 @@ export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): Matri
         `alias Result = subgroup_matrix_result<f32, ${n}, ${m}>;`,
         ...(barrier ? [WORKGROUP_ANY.declaration] : []),
       ].join('\n'),
-    load: (type, array, offset, stride, order) => `subgroupMatrixLoad<${type}, ${order}>(&${array}, ${offset}, ${stride})`,
+    load,
+    loadInto: (name, index, ...what) => `${name}_${index} = ${load(...what)};`,
     store: (array, offset, value, stride) => `subgroupMatrixStore<row_major>(&${array}, ${offset}, ${value}, ${stride});`,
     multiplyAdd: (left, right, result) => `subgroupMatrixMultiplyAccumulate(${left}, ${right}, ${result})`,
     zero: () => 'Result()',

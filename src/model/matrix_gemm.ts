@@ -2,7 +2,7 @@ import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
-import { type MatrixOps, nativeOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
+import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
 import { prelude } from '../kernels/shader_text.js';
 import { outputLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
@@ -21,6 +21,11 @@ export interface MatrixGemmTiling {
   readonly subgroupN: number;
   /** Columns of A and W staged at a time. */
   readonly depth: 32 | 64;
+  /**
+   * Rows of A that workgroups which run at a time share, about: with as many rows of W, a square of all of them, so that few bytes of
+   * either come from memory. Default: 2304, right for 132 multiprocessors.
+   */
+  readonly groupRows?: number;
 }
 
 /** Subgroups of a workgroup. */
@@ -52,12 +57,12 @@ function sliceColumns(t: MatrixGemmTiling): number {
 }
 
 /**
- * 32-bit registers per invocation that a tiling keeps live: accumulators, the A operands of a step and one W operand,
- * the fetched words, and some 24 for addresses. An estimate: compilers add their own.
+ * 32-bit registers per invocation that a tiling keeps live: accumulators, the operands of two steps, the fetched words, and some 24
+ * for addresses. An estimate: compilers add their own.
  */
 export function gemmRegisters(t: MatrixGemmTiling): number {
   const accumulators = (t.subgroupM * t.subgroupN) / SUBGROUP_SIZE;
-  const operands = ((t.subgroupM + t.shape.n) * t.shape.k) / 2 / SUBGROUP_SIZE;
+  const operands = ((t.subgroupM + t.subgroupN) * t.shape.k) / SUBGROUP_SIZE;
   const fetched = ((t.blockM + t.blockN) * t.depth) / 2 / (gemmSubgroups(t) * SUBGROUP_SIZE);
   return accumulators + operands + fetched + 24;
 }
@@ -100,35 +105,32 @@ const tiling = (
  * The tilings to measure, the fastest on an H100 first (bench/NOTES.md). A multiprocessor of an H100 reads 128 bytes of
  * workgroup memory a clock, about 24 of second-level cache, and multiplies at most 2760 FLOPs. A subgroup's tile of M x N
  * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 192 x 128 is bounded
- * by 414 TFLOPS, 128 x 128 by 347. Rows of 64 columns are whole cache lines and are stored without bank conflicts; rows of 32
- * are not.
+ * by 414 TFLOPS, 128 x 128 by 347. Rows of 64 columns are whole cache lines; rows of 32 are not.
  *
  * | block | subgroup | subgroups | registers | KiB at a depth of 32, 64 |
  * | --- | --- | --- | --- | --- |
- * | 192 x 128 | 48 x 64 | 8 | 160 | 25, 45 |
- * | 128 x 128 | 64 x 64 | 4 | 206 | 20, 36 |
- * | 128 x 256 | 64 x 64 | 8 | 196 | 30, 54: too much for 48 |
+ * | 192 x 128 | 48 x 64 | 8 | 216 | 25, 45 |
+ * | 256 x 128 | 64 x 64 | 8 | 240 | 30, 54: too much for 48 |
+ * | 128 x 128 | 64 x 32 | 8 | 168 | 20, 36 |
  */
 export const GEMM_TILINGS: readonly GemmTilingShape[] = [
   tiling([192, 128], [48, 64], 64),
-  tiling([128, 192], [64, 48], 64),
   tiling([192, 128], [96, 32], 64),
-  tiling([128, 256], [64, 64], 32),
+  tiling([128, 192], [64, 48], 64),
   tiling([256, 128], [64, 64], 32),
   tiling([128, 128], [64, 32], 64),
-  tiling([128, 128], [32, 64], 64),
   tiling([128, 128], [64, 64], 32),
   tiling([128, 128], [64, 32], 32),
   // For devices with 16 KiB of workgroup memory.
   tiling([64, 64], [32, 32], 32),
 ];
 
-/** The first of {@link GEMM_TILINGS} that a device can run, if any. */
+/** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x8x16 where there are such. */
 export function chooseGemmTiling(
   shapes: readonly MatrixShape[],
   limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
 ): MatrixGemmTiling | undefined {
-  const shape = shapes.find(({ n }) => n === 16) ?? shapes[0];
+  const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
   return shape && GEMM_TILINGS.map((t) => ({ ...t, shape })).find((t) => gemmTilingFits(t, limits));
 }
 
@@ -155,12 +157,13 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
  *
  * A workgroup computes blockM x blockN elements, each of its subgroups subgroupM x subgroupN of them, in matrices that
  * are variables of their own: arrays of matrices land in local memory. Each step of `depth` columns stages both operands
- * in workgroup memory; the words of the next step are on their way while this one's are multiplied. At the end the sums
- * pass through the same memory, 16 rows at a time, since elements of a matrix cannot be reached.
+ * in workgroup memory, and the words of the next one are on their way meanwhile. A subgroup keeps the operands of two steps of k in
+ * registers: it multiplies one while it loads the other, and the last of a tile while the next tile is staged, so that one buffer
+ * does. At the end the sums pass through the same memory, 16 rows at a time, since elements of a matrix cannot be reached.
  *
  * Rows past the end repeat the last one; their results are not stored. n, and the columns and stride of C, must be
  * multiples of 4, k one of `depth`; A is f16. Bindings: 0 params (GemmParams), 1 weights, 2 A, 3 bias, 4 C.
- * Workgroups: (m / blockM, n / blockN), rounded up: those that share W run together.
+ * Workgroups: (m / blockM, n / blockN), rounded up.
  *
  * @throws {@link MinferenceError} `invalid-argument` for an impossible tiling.
  */
@@ -181,6 +184,7 @@ export function matrixGemmShader(
       THREADS: gemmSubgroups(t) * SUBGROUP_SIZE,
       DEPTH: t.depth,
       DEPTH8: t.depth / 8,
+      GROUP: Math.ceil((t.groupRows ?? 2304) / t.blockM),
       STRIDE: rowWords(t),
       SLICE4: sliceColumns(t) / 4,
       SLICE_STRIDE: sliceColumns(t) / 4 + 1,
@@ -230,22 +234,22 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   const columnMatrices = t.subgroupN / n;
   const d8 = t.depth / 8;
 
-  /** Calls `visit` for each 16-byte word of A and W that an invocation stages. */
-  const eachWord = (visit: (name: string, line: string, group: string, of: 'a' | 'w') => string): string =>
-    lines(
-      (['a', 'w'] as const).flatMap((of) => {
-        const words = (of === 'a' ? t.blockM : t.blockN) * d8;
-        return range(Math.ceil(words / threads)).map((i) => {
-          const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
-          const body = visit(`${of}_next_${i}`, `(${word} / DEPTH8)`, `(${word} % DEPTH8)`, of);
-          return (i + 1) * threads > words ? `if (${word} < ${words}u) {\n${body}\n}` : body;
-        });
-      }),
-    );
+  /** `visit` for each 16-byte word of A and W that an invocation stages. */
+  const eachWord = (visit: (name: string, line: string, group: string, of: 'a' | 'w') => string): string[] =>
+    (['a', 'w'] as const).flatMap((of) => {
+      const words = (of === 'a' ? t.blockM : t.blockN) * d8;
+      return range(Math.ceil(words / threads)).map((i) => {
+        const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
+        // Eight neighbours store words of eight banks: those of a row of 8, or of two rows of 4 that are four rows apart.
+        const line = d8 === 8 ? `(${word} / 8u)` : `(${word} / 32u * 8u + ${word} / 8u % 4u + ${word} / 4u % 2u * 4u)`;
+        const body = visit(`${of}_next_${i}`, line, `(${word} % DEPTH8)`, of);
+        return (i + 1) * threads > words ? `if (${word} < ${words}u) {\n${body}\n}` : body;
+      });
+    });
   const declare = range(Math.ceil((t.blockM * d8) / threads))
     .map((i) => `var a_next_${i} = vec4<u32>();`)
     .concat(range(Math.ceil((t.blockN * d8) / threads)).map((i) => `var w_next_${i} = vec4<u32>();`));
-  const fetch = (k0: string): string =>
+  const fetch = (k0: string): string[] =>
     eachWord((name, line, group, of) =>
       of === 'a'
         ? `${name} = a[(params.a_base + min(row0 + ${line}, params.m - 1u) * params.a_stride) / 2u + ${k0} / 8u + ${group}];`
@@ -254,32 +258,76 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   const stage = eachWord(
     (name, line, group, of) => `tile[(${of === 'w' ? 'BLOCK_M + ' : ''}${line}) * STRIDE + ${group}] = ${name};`,
   );
+  /** Part `i` of `count` of a list. */
+  const part = (list: readonly string[], i: number, count: number): string[] =>
+    list.slice(Math.floor((i * list.length) / count), Math.floor(((i + 1) * list.length) / count));
   const sums = rowMatrices.map((i) => ops.declare(`c_${i}`, 'Result', columnMatrices));
-  const multiply = ops.each('step', t.depth / k, (step) =>
-    lines(
-      rowMatrices.map(
-        (i) =>
-          `let left_${i} = ${ops.load('Left', 'tile', `(subgroup_row + ${i * m}u) * STRIDE + ${wgsl(times(step, k / 8))}`, 'STRIDE', 'row_major')};`,
-      ),
-      ops.each('j', columnMatrices, (j) =>
-        lines(
-          `let right = ${ops.load('Right', 'tile', `(BLOCK_M + subgroup_column + ${wgsl(times(j, n))}) * STRIDE + ${wgsl(times(step, k / 8))}`, 'STRIDE', 'col_major')};`,
-          rowMatrices.map((i) => ops.set(`c_${i}`, j, ops.multiplyAdd(`left_${i}`, 'right', ops.get(`c_${i}`, j)))),
+  const steps = t.depth / k;
+  /** Operands of a step into set `step % 2`. */
+  const loadStep = (step: number): string => {
+    const operand = (list: string, index: Index, type: 'Left' | 'Right', row: string): string =>
+      ops.loadInto(
+        `${list}_${step % 2}`,
+        index,
+        type,
+        'tile',
+        `(${row}) * STRIDE + ${(step * k) / 8}u`,
+        'STRIDE',
+        type === 'Left' ? 'row_major' : 'col_major',
+      );
+    return lines(
+      rowMatrices.map((i) => operand('left', i, 'Left', `subgroup_row + ${i * m}u`)),
+      ops.each('j', columnMatrices, (j) => operand('right', j, 'Right', `BLOCK_M + subgroup_column + ${wgsl(times(j, n))}`)),
+    );
+  };
+  /** Products of a set, other statements between their columns, so that stores do not queue up in front of products. */
+  const multiply = (set: number, others: readonly string[] = []): string => {
+    let between = false;
+    const products = ops.each('j', columnMatrices, (j) => {
+      between = typeof j === 'number';
+      return lines(
+        rowMatrices.map((i) =>
+          ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${set}`, i), ops.get(`right_${set}`, j), ops.get(`c_${i}`, j))),
         ),
-      ),
-    ),
-  );
+        typeof j === 'number' ? part(others, j, columnMatrices) : '',
+      );
+    });
+    return lines(products, between ? '' : others);
+  };
+  // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
+  // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
+  // first and the staging, so that each word is fetched when the one before it has been stored.
+  const guarded = (ahead: string, words: readonly string[]): string => lines(`if (${ahead} < params.k) {`, words, '}');
+  const exchanges = steps <= 2;
+  const afterNext = fetch('(k0 + 2u * DEPTH)');
+  const staging = exchanges
+    ? range(columnMatrices).map((i) =>
+        lines(part(stage, i, columnMatrices), guarded('k0 + 2u * DEPTH', part(afterNext, i, columnMatrices))),
+      )
+    : stage;
   const loop = lines(
+    [0, 1].flatMap((set) => [
+      ops.declare(`left_${set}`, 'Left', t.subgroupM / m),
+      ops.declare(`right_${set}`, 'Right', columnMatrices),
+    ]),
     fetch('0u'),
+    stage,
+    exchanges ? guarded('DEPTH', fetch('DEPTH')) : '',
     'for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {',
     'workgroupBarrier();',
-    stage,
+    range(steps - 1).map((step) =>
+      lines(
+        loadStep(step),
+        // At first those of the last step of the tile before (zeros before the first tile).
+        multiply((step + 1) % 2),
+        step === 0 && !exchanges ? guarded('k0 + DEPTH', fetch('(k0 + DEPTH)')) : '',
+      ),
+    ),
+    loadStep(steps - 1),
     'workgroupBarrier();',
-    // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else
-    // keeps them where they are, a step ahead.
-    `if (k0 + DEPTH < params.k) {\n${fetch('(k0 + DEPTH)')}\n}`,
-    multiply,
+    multiply(steps % 2, staging),
     '}',
+    multiply((steps + 1) % 2),
   );
 
   const slice = sliceColumns(t);
@@ -317,8 +365,17 @@ var x = bitcast<vec4<f32>>(tile[scratch + (i / SLICE4) * SLICE_STRIDE + i % SLIC
     '@compute @workgroup_size(THREADS)',
     `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${ops.builtins ? `, ${ops.builtins}` : ''}) {`,
     ops.prologue,
-    `let row0 = workgroup.x * BLOCK_M;
-let column0 = workgroup.y * BLOCK_N;
+    `// Blocks in groups of rows of about GROUP, all columns of one before the next: what runs at a time shares rows of A and of W.
+let blocks_m = (params.m + BLOCK_M - 1u) / BLOCK_M;
+let blocks_n = (params.n + BLOCK_N - 1u) / BLOCK_N;
+let groups = (blocks_m + GROUP - 1u) / GROUP;
+let group_rows = (blocks_m + groups - 1u) / groups;
+let block = workgroup.y * blocks_m + workgroup.x;
+let first = block / (group_rows * blocks_n) * group_rows;
+let here = min(group_rows, blocks_m - first);
+let place = block % (group_rows * blocks_n);
+let row0 = (first + place % here) * BLOCK_M;
+let column0 = place / here * BLOCK_N;
 let subgroup_row = (subgroup / ${t.blockN / t.subgroupN}u) * ${t.subgroupM}u;
 let subgroup_column = (subgroup % ${t.blockN / t.subgroupN}u) * ${t.subgroupN}u;
 let scratch = subgroup * 16u * SLICE_STRIDE;`,

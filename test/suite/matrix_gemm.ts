@@ -4,6 +4,7 @@ import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
 import { gemmParams } from '../../src/model/gemm.js';
 import {
   GEMM_TILINGS,
+  type GemmTilingShape,
   gemmSubgroups,
   gemmTilingName,
   gemmWorkgroupBytes,
@@ -94,8 +95,23 @@ function fitting(t: MatrixGemmTiling, memory: number): MatrixGemmTiling {
   return fitting(narrow ? { ...t, blockN: t.blockN / 2 } : { ...t, blockM: t.blockM / 2 }, memory);
 }
 
+/** Several groups of blocks, the last one smaller, and two columns of blocks. */
+const groups: SuiteCase = {
+  name: 'product on matrices: groups of blocks',
+  needs: 'f16',
+  run: (ctx) => {
+    const small = GEMM_TILINGS.find((t) => t.blockM === 64) ?? GEMM_TILINGS[0];
+    assert(small !== undefined, 'there is no tiling');
+    const tiling = { ...small, shape: { m: 16, n: 8, k: 16 } as const, groupRows: 2 * small.blockM };
+    const size = { m: 4 * tiling.blockM + 7, n: tiling.blockN + 36, k: 96 };
+    return checkMatrixProduct(ctx, groups.name, { tiling, type: 'f16', output: 'f32', ...size });
+  },
+};
+
 /** Every tiling on an odd number of rows and a ragged number of columns; types, shapes and results in turn. */
-export const matrixGemmCases: SuiteCase[] = GEMM_TILINGS.map((t, i): SuiteCase => {
+export const matrixGemmCases: SuiteCase[] = [groups, ...GEMM_TILINGS.map(tilingCase)];
+
+function tilingCase(t: GemmTilingShape, i: number): SuiteCase {
   const shape = MATRIX_SHAPES[i % MATRIX_SHAPES.length] ?? { m: 16, n: 8, k: 16 };
   const type = (['f16', 'q8_0', 'q4_0', 'q4_1', 'q6_k', 'q4_k', 'f32'] as const)[i % 7] ?? 'f16';
   const output = (['activation', 'add', 'f32'] as const)[i % 3] ?? 'f32';
@@ -110,4 +126,4 @@ export const matrixGemmCases: SuiteCase[] = GEMM_TILINGS.map((t, i): SuiteCase =
       return checkMatrixProduct(ctx, name, { tiling, type, output, ...size });
     },
   };
-});
+}
