@@ -4,13 +4,14 @@
 //
 // Scores are written as u32 keys in the same order (see ordered_key), ready for block_topk.wgsl; with RAW = 1 as they
 // are, nothing forced, ready for flex_block_softmax.wgsl. Tiles above the diagonal are skipped; blocks right of a
-// row's last visible one hold arbitrary values. Constants from the pipeline's prelude: HEAD_DIM, D_CHUNK, RAW.
+// row's last visible one hold arbitrary values. Constants from the pipeline's prelude: RAW, and those of
+// lib/index_score_tile.wgsl or lib/index_score_tile_matrix.wgsl.
 //
 // Grid: x = tile of 128 key blocks, y = tile of 64 row blocks of the strip, z = head. Bindings:
 //   0  params
-//   1  qbar         [head slots, q_blocks, HEAD_DIM] f32
-//   2  kbar         [head slots, k_blocks, HEAD_DIM] f32
-//   3  heads        (slot in qbar, slot in kbar, unused, 0: skip this head)
+//   1  means of q   [head slots, q_blocks], see lib/block_means.wgsl and lib/block_means_split.wgsl
+//   2  means of k   [head slots, k_blocks]
+//   3  heads        (slot in the means of q, slot in those of k, unused, 0: skip this head)
 //   4  scores       [heads, strip_rows, row_stride] u32 keys, or bits of f32
 
 struct BlockParams {
@@ -24,32 +25,11 @@ struct BlockParams {
 }
 
 @group(0) @binding(0) var<uniform> params: BlockParams;
-@group(0) @binding(1) var<storage, read> qbar: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> kbar: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> heads: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> scores: array<vec4<u32>>;
 
 const INDEX_BLOCK: u32 = 64u;
 const FORCED: u32 = 0xffffffffu;
-
-var<private> q_start: u32;
-var<private> q_rows: u32;
-var<private> k_start: u32;
-var<private> k_rows: u32;
-
-fn row_vec4(row: u32, d: u32) -> vec4<f32> {
-  if (row >= q_rows) {
-    return vec4<f32>();
-  }
-  return qbar[q_start + row * D4 + d];
-}
-
-fn key_vec4(key: u32, d: u32) -> vec4<f32> {
-  if (key >= k_rows) {
-    return vec4<f32>();
-  }
-  return kbar[k_start + key * D4 + d];
-}
 
 // u32 keys in the order of the numbers; both zeros get the same key.
 fn ordered_key(x: vec4<f32>) -> vec4<u32> {
@@ -57,10 +37,10 @@ fn ordered_key(x: vec4<f32>) -> vec4<u32> {
   return select(bits | vec4<u32>(0x80000000u), ~bits, bits >= vec4<u32>(0x80000000u));
 }
 
-@compute @workgroup_size(TX, TY)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let tx = local.x;
-  let ty = local.y;
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tx = thread % TX;
+  let ty = thread / TX;
   let first_row = params.first_block + workgroup.y * TILE_ROWS;
   let first_key = workgroup.x * TILE_KEYS;
   let last_position = params.q_offset + min((first_row + TILE_ROWS) * INDEX_BLOCK, params.n_q) - 1u;
@@ -68,9 +48,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   if (head.w == 0u || first_key > last_position / INDEX_BLOCK) {
     return;
   }
-  q_start = (head.x * params.q_blocks + first_row) * D4;
+  first_q = head.x * params.q_blocks + first_row;
   q_rows = params.q_blocks - min(first_row, params.q_blocks);
-  k_start = (head.y * params.k_blocks + first_key) * D4;
+  first_k = head.y * params.k_blocks + first_key;
   k_rows = params.k_blocks - min(first_key, params.k_blocks);
   var s: array<vec4<f32>, 16>;
   score_tile(&s, tx, ty);

@@ -4,7 +4,7 @@
 // Grid: x = row block of the strip, y = head. Bindings:
 //   0  params    as in block_scores.wgsl
 //   1  heads     (unused, unused, first u32 of the head in `index`, keep)
-//   2  scores    [heads, strip_rows, row_stride] u32 keys
+//   2  scores    [heads, strip_rows, row_stride] u32 keys, four at a time
 //   3  index     [q_blocks, keep] u32 per head (see ../block_sparse.wgsl)
 
 struct BlockParams {
@@ -19,7 +19,7 @@ struct BlockParams {
 
 @group(0) @binding(0) var<uniform> params: BlockParams;
 @group(0) @binding(1) var<storage, read> heads: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> scores: array<u32>;
+@group(0) @binding(2) var<storage, read> scores: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> index: array<u32>;
 
 const INDEX_BLOCK: u32 = 64u;
@@ -44,17 +44,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
 
   // (digits found so far, rank among the keys that start with them)
-  let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride;
+  let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride / 4u;
   var limit = vec2<u32>(0u, keep);
   for (var digit = 0u; digit < DIGITS; digit++) {
     for (var i = thread; i < BINS; i += THREADS) {
       atomicStore(&local_histogram[i], 0u);
     }
     workgroupBarrier();
-    for (var i = thread; i < count; i += THREADS) {
-      let key = scores[row + i];
-      if (prefix_of(key, digit) == limit.x) {
-        atomicAdd(&local_histogram[digit_of(key, digit)], 1u);
+    for (var i = 4u * thread; i < count; i += 4u * THREADS) {
+      let four = scores[row + i / 4u];
+      for (var j = 0u; j < min(4u, count - i); j++) {
+        if (prefix_of(four[j], digit) == limit.x) {
+          atomicAdd(&local_histogram[digit_of(four[j], digit)], 1u);
+        }
       }
     }
     workgroupBarrier();
@@ -75,24 +77,28 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let start = min(chunk + thread * KEYS_PER_THREAD, count);
     let end = min(start + KEYS_PER_THREAD, count);
     var own = 0u;
-    for (var i = start; i < end; i++) {
-      let key = scores[row + i];
-      own += select(0u, 1u, key > threshold) + select(0u, 0x10000u, key == threshold);
+    for (var i = start; i < end; i += 4u) {
+      let four = scores[row + i / 4u];
+      for (var j = 0u; j < min(4u, end - i); j++) {
+        own += select(0u, 1u, four[j] > threshold) + select(0u, 0x10000u, four[j] == threshold);
+      }
     }
     let own_end = prefix_sum(thread, own);
     let total = total_of(thread, own_end);
     var above = above_before + ((own_end - own) & 0xffffu);
     var equal = equal_before + ((own_end - own) >> 16u);
-    for (var i = start; i < end; i++) {
-      let key = scores[row + i];
-      if (key > threshold) {
-        index[out + above + min(equal, take)] = i;
-        above += 1u;
-      } else if (key == threshold) {
-        if (equal < take) {
-          index[out + above + equal] = i;
+    for (var i = start; i < end; i += 4u) {
+      let four = scores[row + i / 4u];
+      for (var j = 0u; j < min(4u, end - i); j++) {
+        if (four[j] > threshold) {
+          index[out + above + min(equal, take)] = i + j;
+          above += 1u;
+        } else if (four[j] == threshold) {
+          if (equal < take) {
+            index[out + above + equal] = i + j;
+          }
+          equal += 1u;
         }
-        equal += 1u;
       }
     }
     above_before += total & 0xffffu;

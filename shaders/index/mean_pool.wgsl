@@ -6,8 +6,8 @@
 //   0  params
 //   1  x            the tensor, read through strides
 //   2  heads        [heads] head of the tensor
-//   3  pooled       [heads, blocks, HEAD_DIM] f32
-// Constant from the pipeline's prelude: HEAD_DIM.
+//   3  pooled       [heads, blocks, HEAD_DIM] f32; with SPLIT = 1 [heads, blocks, (hi, lo), HEAD_DIM] f16, whose sum is the mean
+// Constants from the pipeline's prelude: HEAD_DIM, SPLIT.
 
 struct PoolParams {
   rows: u32,
@@ -20,7 +20,7 @@ struct PoolParams {
 @group(0) @binding(0) var<uniform> params: PoolParams;
 @group(0) @binding(1) var<storage, read> x: array<StorageVec4>;
 @group(0) @binding(2) var<storage, read> heads: array<u32>;
-@group(0) @binding(3) var<storage, read_write> pooled: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> pooled: array<vec2<u32>>;
 
 const INDEX_BLOCK: u32 = 64u;
 const THREADS: u32 = 256u;
@@ -56,6 +56,17 @@ fn main(
     for (var i = 1u; i < LANES; i++) {
       sum += lane_sums[i * D4 + d];
     }
-    pooled[(workgroup.z * params.blocks + block) * D4 + d] = sum * (1.0 / f32(end_row - first_row));
+    let mean = sum * (1.0 / f32(end_row - first_row));
+    let at = (workgroup.z * params.blocks + block) * 2u * D4;
+    if (SPLIT == 1u) {
+      let hi = vec2<u32>(pack2x16float(mean.xy), pack2x16float(mean.zw));
+      let lo = mean - vec4<f32>(unpack2x16float(hi.x), unpack2x16float(hi.y));
+      pooled[at + d] = hi;
+      pooled[at + D4 + d] = vec2<u32>(pack2x16float(lo.xy), pack2x16float(lo.zw));
+    } else {
+      let bits = bitcast<vec4<u32>>(mean);
+      pooled[at + 2u * d] = bits.xy;
+      pooled[at + 2u * d + 1u] = bits.zw;
+    }
   }
 }

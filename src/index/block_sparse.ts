@@ -1,8 +1,9 @@
 import blockScores from '../../shaders/index/block_scores.wgsl?raw';
 import blockTopk from '../../shaders/index/block_topk.wgsl?raw';
 import meanPool from '../../shaders/index/mean_pool.wgsl?raw';
+import means from '../../shaders/lib/block_means.wgsl?raw';
+import splitMeans from '../../shaders/lib/block_means_split.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
@@ -20,10 +21,10 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  stagedDimensions,
   table,
   uniform,
 } from './layer.js';
+import { type MatrixTileSize, scoreTile } from './score_tile.js';
 
 /** A head with the block-sparse pattern. */
 export interface BlockSparseHead extends IndexHead {
@@ -44,23 +45,40 @@ interface Shaders {
   readonly topk: ShaderSpec;
 }
 
-/** The shaders of the estimate; `raw` scores are written as they are, see shaders/index/block_scores.wgsl. */
+/** Tiles of scores on matrices; the kernel keeps nothing beside them. */
+export const BLOCK_SCORE_TILE: MatrixTileSize = { rows: TILE_ROWS, stage: 1 };
+
+/** Head sizes that a product of means takes on matrices, which multiply f16: see shaders/lib/block_means_split.wgsl. */
+export const SPLIT_PRODUCTS = 3;
+
+/**
+ * The shaders of the estimate; `raw` scores are written as they are, see shaders/index/block_scores.wgsl, and computed from means
+ * in f32, which other kernels read too.
+ */
 export function blockScoreShaders(
   profile: DeviceProfile,
   headDim: number,
   storage: StorageFormat,
   raw: boolean,
 ): Pick<Shaders, 'pool' | 'scores'> {
-  const staged = stagedDimensions(profile);
+  const { matrix: _, ...plain } = profile;
+  const matrixTile = scoreTile(profile, SPLIT_PRODUCTS * headDim, storage, BLOCK_SCORE_TILE);
+  const split = matrixTile.onMatrices && !raw;
+  const tile = split ? matrixTile : scoreTile(plain, headDim, storage, BLOCK_SCORE_TILE);
+  const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk, RAW: raw ? 1 : 0 };
   return {
     pool: {
-      label: `block-sparse estimate: mean pool D=${headDim} ${storage}`,
-      code: [prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }), storageLibrary(storage), meanPool].join('\n'),
+      label: `block-sparse estimate: mean pool D=${headDim} ${storage}${split ? ' split' : ''}`,
+      code: [
+        prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, SPLIT: split ? 1 : 0 } }),
+        storageLibrary(storage),
+        meanPool,
+      ].join('\n'),
       bindings: ['uniform', 'read', 'read', 'write'],
     },
     scores: {
-      label: `block-sparse estimate: scores D=${headDim} d${staged}${raw ? ' raw' : ''}`,
-      code: [prelude({ constants: { HEAD_DIM: headDim, D_CHUNK: staged, RAW: raw ? 1 : 0 } }), scoreTile, blockScores].join('\n'),
+      label: `block-sparse estimate: scores D=${headDim} ${tile.tag}${raw ? ' raw' : ''}`,
+      code: [tile.directives + prelude({ constants }), tile.code, split ? splitMeans : means, blockScores].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'write'],
     },
   };

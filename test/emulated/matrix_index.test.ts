@@ -1,6 +1,7 @@
 import type { ShaderSpec } from '../../src/device/pipelines.js';
 import { type DispatchOptions, Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, type MatrixShape, matrixShapes } from '../../src/device/subgroup_matrix.js';
+import { BLOCK_SCORE_TILE, recordBlockSparseIndex, SPLIT_PRODUCTS } from '../../src/index/block_sparse.js';
 import type { IndexLayer } from '../../src/index/layer.js';
 import { type MatrixTileSize, type ScoreTile, scoreTile } from '../../src/index/score_tile.js';
 import { ESTIMATE_TILE, recordVerticalSlashScores } from '../../src/index/vertical_slash.js';
@@ -19,6 +20,7 @@ import {
 import { randomLayer } from '../../src/reference/random.js';
 import { readIndices } from '../../src/scheduler/inspect.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from '../suite/context.js';
+import { checkBlockIndex } from '../suite/index_builders.js';
 import { gpuOf, type Layout, makeTensor, PLAIN, readBuffer, roundInput, submit } from '../suite/tensors.js';
 import { runSuite } from '../suites/run_suite.js';
 
@@ -71,7 +73,8 @@ class TestRecorder extends Recorder {
     edit('fn main(', `fn main(${builtins}, `);
     edit('thread: u32) {\n', `thread: u32) {\n${prologue}\n${bank} * ${EMULATION_BYTES / 4}u;\n`);
     // Kernels of the index have no number 1 among their parameters, but a stride that is never 0.
-    code = code.replaceAll('params.unit', 'min(params.k_row_stride, 1u)');
+    const stride = code.includes('k_row_stride: u32') ? 'k_row_stride' : 'row_stride';
+    code = code.replaceAll('params.unit', `min(params.${stride}, 1u)`);
     return { ...shader, label: `${shader.label} emulated`, code, bindings: [...shader.bindings, 'write'] };
   }
 }
@@ -168,6 +171,18 @@ async function checkXAttention(ctx: SuiteContext, name: string, setting: Setting
   }
 }
 
+async function checkBlockSparse(ctx: SuiteContext, name: string, setting: Setting): Promise<void> {
+  const { shape } = setting;
+  const { input, layer, rec } = open(ctx, name, setting, SPLIT_PRODUCTS * shape.headDim, BLOCK_SCORE_TILE, 2 ** 30);
+  const heads = Array.from({ length: shape.heads }, (_, i) => {
+    const head = shape.heads - 1 - i;
+    return { head, kvHead: kvHeadOf(shape, head), topK: [3, 7, 40][i % 3] as number };
+  });
+  const built = recordBlockSparseIndex(rec, layer, heads);
+  submit(rec);
+  checkBlockIndex(input, shape, heads, built, new Uint32Array(await readBuffer(ctx.device, built.buffer, built.bytes)));
+}
+
 const SPREAD: Layout = { order: 'nhd', offset: 12, padding: 4 };
 const [N8, N16, SMALL] = MATRIX_SHAPES as [MatrixShape, MatrixShape, MatrixShape];
 
@@ -207,6 +222,21 @@ for (const [i, stride] of X_ATTENTION_STRIDES.entries()) {
       await checkXAttention(ctx, `${name} ${shape.queries}`, { matrix, shape, layout }, stride);
     }
   });
+}
+
+/** One block, more row blocks than a tile of 64, more key blocks than one of 128, a chunk of a longer sequence. */
+const BLOCK_SPARSE: readonly Setting[] = [
+  { matrix: N16, shape: { heads: 2, kvHeads: 1, queries: 50, keys: 50, headDim: 64 } },
+  { matrix: N8, shape: { heads: 2, kvHeads: 1, queries: 4200, keys: 4200, headDim: 32 } },
+  { matrix: SMALL, shape: { heads: 3, kvHeads: 3, queries: 300, keys: 8700, headDim: 80, queryOffset: 8320 }, layout: SPREAD },
+];
+
+for (const setting of BLOCK_SPARSE) {
+  const { m, n, k } = setting.matrix;
+  const { queries, keys, headDim } = setting.shape;
+  add(`block-sparse estimate on matrices of ${m}x${n}x${k}: ${queries} rows, ${keys} keys, head size ${headDim}`, (ctx, name) =>
+    checkBlockSparse(ctx, name, setting),
+  );
 }
 
 await runSuite(cases);

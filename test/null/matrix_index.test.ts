@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { openNodeDevice } from '../../src/device/node.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { blockSparseIndexShaders } from '../../src/index/block_sparse.js';
 import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
 import { xAttentionIndexShaders } from '../../src/index/x_attention.js';
 import { HEAD_DIMS } from '../../src/kernels/attention.js';
@@ -29,9 +30,10 @@ test('index estimators on subgroup matrices compile without a message', async ()
         const specs = [
           ...verticalSlashIndexShaders(profile, headDim, 'f16'),
           ...xAttentionIndexShaders(profile, headDim, 'f16'),
+          ...blockSparseIndexShaders(profile, headDim, 'f16'),
         ].filter((s) => s.code.includes('subgroup_matrix'));
-        // Two passes of vertical-slash, one of XAttention for each stride.
-        expect(specs.length).toBe(4);
+        // Two passes of vertical-slash, one of XAttention for each stride, block scores.
+        expect(specs.length).toBe(5);
         for (const { label, code } of specs) {
           const module = device.createShaderModule({ label, code });
           const info = await module.getCompilationInfo();

@@ -215,6 +215,17 @@ async function checkBlockSparse(
   checkPeak(rec, plan.transient + plan.index);
   rec.pool.destroy();
 
+  return checkBlockIndex(input, shape, heads, built, words);
+}
+
+/** Compares a block-sparse index with the oracle; returns each head's lists. */
+export function checkBlockIndex(
+  input: AttentionInput,
+  shape: AttentionShape,
+  heads: readonly BlockSparseHead[],
+  built: BuiltIndex,
+  words: Uint32Array,
+): number[][][] {
   const rowBlocks = Math.ceil(shape.queries / 64);
   const keyBlocks = Math.ceil(shape.keys / 64);
   return heads.map(({ head, topK: budget }, i) => {
