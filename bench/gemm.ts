@@ -26,6 +26,7 @@ import { encodeSteps, StageTimer } from '../src/scheduler/submit.js';
 import { measureCeilings } from './ceilings.js';
 import { median } from './measure.js';
 import { write } from './results.js';
+import { PRODUCT_ABLATIONS } from './tune/ablate.js';
 
 /** Rows of A and of W that are random; the others repeat them, so that every result can be checked. */
 const PERIOD = 64;
@@ -52,19 +53,6 @@ interface Size {
   readonly n: number;
   readonly k: number;
 }
-
-/** Changes of a kernel that take one part of its work away (its results are then wrong): what each part costs. */
-const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
-  all: (code) => code,
-  'no fetch': (code) => code.replace(/^(\s*)[aw]_next_\d+ = (a\[|weight_word).*$/gm, '$1if (params.n == 0u) { $& }'),
-  'near words': (code) => code.replace(/\(k0 \+ (2u \* )?DEPTH\) \/ 8u/g, '(k0 % 128u) / 8u'),
-  'no staging': (code) => code.replace(/^(\s*)tile\[.* = [aw]_next_\d+;$/gm, '$1if (params.n == 0u) { $& }'),
-  'no barriers': (code) => code.replace(/^\s*workgroupBarrier\(\);$/gm, ''),
-  'one A load': (code) => code.replace(/(subgroupMatrixLoad<Left, row_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
-  'one W load': (code) => code.replace(/(subgroupMatrixLoad<Right, col_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
-  'no fetch, no staging': (code) =>
-    code.replace(/^(\s*)([aw]_next_\d+ = (a\[|weight_word)|tile\[.* = [aw]_next_\d+;).*$/gm, '$1if (params.n == 0u) { $& }'),
-};
 
 /** A kernel with its dispatch. */
 interface Variant {
@@ -119,7 +107,7 @@ class GemmBench {
 
   matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n }: Size, ablation = 'all'): Variant {
     const shader = matrixGemmShader(tiling, type, 'activation', false);
-    const edited = ABLATIONS[ablation]?.(shader.code) ?? shader.code;
+    const edited = PRODUCT_ABLATIONS[ablation]?.(shader.code) ?? shader.code;
     const name = gemmTilingName(tiling);
     return {
       name: ablation === 'all' ? name : `${name}, ${ablation}`,
@@ -282,7 +270,9 @@ async function run(options: Options): Promise<void> {
     const first = sizes[0] as Size;
     let best = m > GEMV_ROWS ? tilings : [];
     if (options.ablate) {
-      const variants = best.flatMap((t) => Object.keys(ABLATIONS).map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)));
+      const variants = best.flatMap((t) =>
+        Object.keys(PRODUCT_ABLATIONS).map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)),
+      );
       all.push(...(await bench.measure(types[0] ?? 'f16', first, variants, passes, warmMs)));
       continue;
     }

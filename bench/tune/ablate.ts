@@ -1,4 +1,4 @@
-/** Changes of a generated kernel that take one part of its work away (its output is then wrong): what each part costs. */
+/** Changes of a generated attention kernel that take one part of its work away (its output is then wrong): what each part costs. */
 export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
   all: (code) => code,
   'no exp2': (code) => code.replace(/exp2\((fma\(x_\w+, vec4<f32>\(scale\), vec4<f32>\(-m\w*\)\))\)/g, '$1'),
@@ -29,4 +29,17 @@ export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
   'no key batches': (code) => code.replace(/if \(tile % KEY_BATCH == 0u && .*\{$/gm, 'if (params.n_q == 0u) {'),
   'no staging': (code) => code.replace(/^(\s*)[kv]_tile\[.* = [kv]_next_\d;$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no fetch': (code) => code.replace(/^(\s*)[kv]_next_\d = load_.*$/gm, '$1if (params.n_q == 0u) { $& }'),
+};
+
+/** The same of a product with weights. */
+export const PRODUCT_ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
+  all: (code) => code,
+  'no fetch': (code) => code.replace(/^(\s*)[aw]_next_\d+ = (a\[|weight_word).*$/gm, '$1if (params.n == 0u) { $& }'),
+  'near words': (code) => code.replace(/\(k0 \+ (2u \* )?DEPTH\) \/ 8u/g, '(k0 % 128u) / 8u'),
+  'no staging': (code) => code.replace(/^(\s*)tile\[.* = [aw]_next_\d+;$/gm, '$1if (params.n == 0u) { $& }'),
+  'no barriers': (code) => code.replace(/^\s*workgroupBarrier\(\);$/gm, ''),
+  'one A load': (code) => code.replace(/(subgroupMatrixLoad<Left, row_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
+  'one W load': (code) => code.replace(/(subgroupMatrixLoad<Right, col_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
+  'no fetch, no staging': (code) =>
+    code.replace(/^(\s*)([aw]_next_\d+ = (a\[|weight_word)|tile\[.* = [aw]_next_\d+;).*$/gm, '$1if (params.n == 0u) { $& }'),
 };

@@ -1,0 +1,50 @@
+import { expect, test } from 'vitest';
+import { ABLATIONS, PRODUCT_ABLATIONS } from '../../bench/tune/ablate.js';
+import { openNodeDevice } from '../../src/device/node.js';
+import type { ShaderSpec } from '../../src/device/pipelines.js';
+import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
+import { chooseMatrixTiling } from '../../src/kernels/matrix_config.js';
+import { GEMM_TILINGS, matrixGemmShader } from '../../src/model/matrix_gemm.js';
+
+const LIMITS = { maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024 };
+
+/** How many of some kernels each part is taken away from; all must still compile. */
+async function count(
+  ablations: Readonly<Record<string, (code: string) => string>>,
+  kernels: readonly ShaderSpec[],
+): Promise<Record<string, number>> {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  const changed: Record<string, number> = {};
+  for (const [name, change] of Object.entries(ablations)) {
+    changed[name] = 0;
+    for (const { label, code } of kernels) {
+      const edited = change(code);
+      if (edited === code) continue;
+      changed[name] += 1;
+      const info = await device.createShaderModule({ label, code: edited }).getCompilationInfo();
+      expect(info.messages.map((m) => `${label}, ${name}: ${m.lineNum}: ${m.message}`)).toEqual([]);
+    }
+  }
+  return changed;
+}
+
+test('every part that can be left out of attention is in a kernel, which compiles without it', async () => {
+  const device = { shapes: MATRIX_SHAPES, limits: LIMITS, sync: 'subgroup' } as const;
+  const kernels = (['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const).map((kernel) => {
+    const tiling = chooseMatrixTiling(device, kernel, 128);
+    if (!tiling) throw new Error(`there is no tiling for ${kernel}`);
+    return matrixAttentionShader(kernel, 128, 'f16-wide', tiling);
+  });
+  const { all, ...parts } = await count(ABLATIONS, kernels);
+  expect(all).toBe(0);
+  for (const [name, changed] of Object.entries(parts)) expect(changed, name).toBeGreaterThan(0);
+});
+
+test('every part that can be left out of products is in all of their kernels, which compile without it', async () => {
+  const shape = { m: 16, n: 8, k: 16 } as const;
+  const kernels = GEMM_TILINGS.map((t) => matrixGemmShader({ ...t, shape }, 'f16', 'activation', false));
+  const { all, ...parts } = await count(PRODUCT_ABLATIONS, kernels);
+  expect(all).toBe(0);
+  for (const [name, changed] of Object.entries(parts)) expect(changed, name).toBe(kernels.length);
+});
