@@ -232,11 +232,11 @@ describe('ask', () => {
   });
 
   test('the model that ships answers all questions, dense and by the patterns that were searched for it', async () => {
-    const { readings, name } = await json('ask', '--seq-len', '2500', '--facts', '4');
+    const { readings, name } = await json('ask', '--seq-len', '2600', '--facts', '4');
     expect(name).toBe('minference-retrieval-3m');
     const [dense, sparse] = readings;
     expect([dense.accuracy, sparse.accuracy]).toEqual([1, 1]);
-    expect(sparse.density).toBeLessThan(0.5);
+    expect(sparse.density).toBeLessThan(0.45);
   });
 
   test('what keeps everything gives the dense answers, in a table', async () => {
