@@ -37,7 +37,7 @@ export interface Ceilings {
   readonly fmaF16?: number;
   /** f16 subgroup matrix products with f32 results, the best of the device's shapes, in TFLOPS; absent without them. */
   readonly matrix?: number;
-  /** The same after a second and a half of it, when clocks have come down to what power allows; absent on slow devices. */
+  /** The same after a second and a half of it, when clocks have come down to what power allows; where asked for. */
   readonly matrixSustained?: number;
   /** Bytes read plus bytes written by a copy, in GB/s. */
   readonly copyGBs: number;
@@ -62,8 +62,9 @@ ${matrixSource}`;
 /**
  * Measures the device's ceilings, for roofline percentages.
  * @param scale 1 on a GPU; less on slow devices.
+ * @param sustained whether to measure matrices under load too, which leaves the device warm.
  */
-export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Ceilings> {
+export async function measureCeilings(device: GPUDevice, scale = 1, sustained = false): Promise<Ceilings> {
   const out = device.createBuffer({ size: 65536, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
   /** Milliseconds of a dispatch; the buffers are its bindings 0, 1, ... */
   const timed = (
@@ -117,12 +118,12 @@ export async function measureCeilings(device: GPUDevice, scale = 1): Promise<Cei
   for (const shape of shapes) matrices.push(await matrix(shape));
   const best = shapes[matrices.indexOf(Math.max(...matrices))];
   // A pass at the best rate takes about 3.5 ms.
-  const sustained = best && scale === 1 ? await matrix(best, 430) : undefined;
+  const matrixSustained = best && sustained ? await matrix(best, 430) : undefined;
   const result: Ceilings = {
     fmaF32: await fma('f32'),
     ...(device.features.has('shader-f16') ? { fmaF16: await fma('f16') } : {}),
     ...(matrices.length > 0 ? { matrix: Math.max(...matrices) } : {}),
-    ...(sustained === undefined ? {} : { matrixSustained: sustained }),
+    ...(matrixSustained === undefined ? {} : { matrixSustained }),
     copyGBs: await copy(),
   };
   out.destroy();

@@ -26,7 +26,7 @@ import { encodeSteps, StageTimer } from '../src/scheduler/submit.js';
 import { measureCeilings } from './ceilings.js';
 import { median } from './measure.js';
 import { write } from './results.js';
-import { PRODUCT_ABLATIONS } from './tune/ablate.js';
+import { ablate, ablatedParts, PRODUCT_ABLATIONS } from './tune/ablate.js';
 
 /** Rows of A and of W that are random; the others repeat them, so that every result can be checked. */
 const PERIOD = 64;
@@ -43,7 +43,7 @@ interface Options {
   readonly warmMs: string;
   readonly keep: string;
   readonly only: string;
-  readonly ablate: boolean;
+  readonly ablate?: true | string;
   readonly tiled: boolean;
   readonly json?: string;
 }
@@ -106,13 +106,11 @@ class GemmBench {
   }
 
   matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n }: Size, ablation = 'all'): Variant {
-    const shader = matrixGemmShader(tiling, type, 'activation', false);
-    const edited = PRODUCT_ABLATIONS[ablation]?.(shader.code) ?? shader.code;
-    const name = gemmTilingName(tiling);
+    const ablated = ablation !== 'all';
     return {
-      name: ablation === 'all' ? name : `${name}, ${ablation}`,
-      shader: ablation === 'all' ? shader : { ...shader, label: `${shader.label}, ${ablation}`, code: edited },
-      ...(ablation === 'all' ? {} : { ablated: true }),
+      name: gemmTilingName(tiling) + (ablated ? `, ${ablation}` : ''),
+      shader: ablate(matrixGemmShader(tiling, type, 'activation', false), PRODUCT_ABLATIONS, ablation),
+      ablated,
       workgroups: [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)],
       tiling,
     };
@@ -264,15 +262,14 @@ async function run(options: Options): Promise<void> {
       `  ${gemmTilingName(t)}: ${gemmSubgroups(t) * SUBGROUP_SIZE} invocations, about ${Math.round(gemmRegisters(t))} registers, ${gemmWorkgroupBytes(t)} bytes`,
     );
   }
+  const parts = options.ablate ? ablatedParts(options.ablate, PRODUCT_ABLATIONS) : [];
   const all: GemmRow[] = [];
   for (const m of options.rows.split(',').map(Number)) {
     const sizes = parseSizes(options.sizes, m);
     const first = sizes[0] as Size;
     let best = m > GEMV_ROWS ? tilings : [];
     if (options.ablate) {
-      const variants = best.flatMap((t) =>
-        Object.keys(PRODUCT_ABLATIONS).map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)),
-      );
+      const variants = best.flatMap((t) => parts.map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)));
       all.push(...(await bench.measure(types[0] ?? 'f16', first, variants, passes, warmMs)));
       continue;
     }
@@ -300,7 +297,7 @@ async function run(options: Options): Promise<void> {
     }
   }
   // Last, since it warms the device up.
-  const ceilings = await measureCeilings(device, profile.software ? 1e-3 : 1);
+  const ceilings = await measureCeilings(device, profile.software ? 1e-3 : 1, !profile.software);
   console.log(`ceilings, TFLOPS: ${JSON.stringify(ceilings)}`);
   if (options.json) {
     write(options.json, `${JSON.stringify({ device: profile.name, tier: profile.tier, ceilings, rows: all }, null, 1)}\n`);
@@ -317,7 +314,10 @@ export function addGemmCommand(program: Command): void {
     .option('--types <list>', `types of W: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16,q8_0,q4_k')
     .option('--keep <n>', 'tilings that go on to all sizes and types', '4')
     .option('--only <list>', 'tilings whose name contains one of these', '')
-    .option('--ablate', 'instead: the first type and size, with parts of the work left out', false)
+    .option(
+      '--ablate [parts]',
+      'instead: the first type and size, with one part of the work left out at a time: all, or those of a comma-separated list',
+    )
     .option('--passes <n>', 'timed passes, the median counts', '20')
     .option('--warm-ms <ms>', 'GPU time before each measurement', '300')
     .option('--no-tiled', 'leave out the kernel without subgroup matrices')

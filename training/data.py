@@ -360,6 +360,10 @@ class Corpus:
         u = rng.random()
         return self.novels if u < 0.45 else self.story if u < 0.75 else self.english if u < 0.9 else self.noise
 
+    def kind(self, row: Row, filler: Filler) -> int:
+        """The class of a filler's text in a row."""
+        return row.novels if filler is self.novels else TEXT
+
     # -- tasks
 
     def fact(self, *parts: tuple[list[int] | str, int]) -> Row:
@@ -564,7 +568,7 @@ class Corpus:
                         more, cursor = filler.take(cursor, 2 * (target - laid - len(ids)) + 50)
                         ids += more
                     ids = [*ids[: target - laid - 1], self.encode(".")[0]]
-                row.add(ids, row.novels if filler is self.novels else TEXT)
+                row.add(ids, self.kind(row, filler))
                 laid += len(ids)
             row.seams.append(len(row))
             row.join(part)
@@ -602,7 +606,7 @@ class Corpus:
         begin = int(filler.starts[int(rng.integers(0, len(filler.starts) - 1))])
         while count > 0:
             ids = filler.ids[begin : begin + count].tolist()
-            row.add(ids, row.novels if filler is self.novels else TEXT)
+            row.add(ids, self.kind(row, filler))
             count -= len(ids)
             begin = 0
 

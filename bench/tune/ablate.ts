@@ -1,5 +1,10 @@
+import type { ShaderSpec } from '../../src/device/pipelines.js';
+
+/** What takes a part of its work away from a kernel, by the part's name. */
+export type Ablations = Readonly<Record<string, (code: string) => string>>;
+
 /** Changes of a generated attention kernel that take one part of its work away (its output is then wrong): what each part costs. */
-export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
+export const ABLATIONS: Ablations = {
   all: (code) => code,
   'no exp2': (code) => code.replace(/exp2\((fma\(x_\w+, vec4<f32>\(scale\), vec4<f32>\(-m\w*\)\))\)/g, '$1'),
   'no rescale': (code) => code.replace(/if \(rises\) \{/g, 'if (rises && params.n_q == 0u) {'),
@@ -31,15 +36,34 @@ export const ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
   'no fetch': (code) => code.replace(/^(\s*)[kv]_next_\d = load_.*$/gm, '$1if (params.n_q == 0u) { $& }'),
 };
 
+const noFetch = (code: string): string =>
+  code.replace(/^(\s*)[aw]_next_\d+ = (a\[|weight_word).*$/gm, '$1if (params.n == 0u) { $& }');
+const noStaging = (code: string): string => code.replace(/^(\s*)tile\[.* = [aw]_next_\d+;$/gm, '$1if (params.n == 0u) { $& }');
+
 /** The same of a product with weights. */
-export const PRODUCT_ABLATIONS: Readonly<Record<string, (code: string) => string>> = {
+export const PRODUCT_ABLATIONS: Ablations = {
   all: (code) => code,
-  'no fetch': (code) => code.replace(/^(\s*)[aw]_next_\d+ = (a\[|weight_word).*$/gm, '$1if (params.n == 0u) { $& }'),
+  'no fetch': noFetch,
   'near words': (code) => code.replace(/\(k0 \+ (2u \* )?DEPTH\) \/ 8u/g, '(k0 % 128u) / 8u'),
-  'no staging': (code) => code.replace(/^(\s*)tile\[.* = [aw]_next_\d+;$/gm, '$1if (params.n == 0u) { $& }'),
+  'no staging': noStaging,
   'no barriers': (code) => code.replace(/^\s*workgroupBarrier\(\);$/gm, ''),
   'one A load': (code) => code.replace(/(subgroupMatrixLoad<Left, row_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
   'one W load': (code) => code.replace(/(subgroupMatrixLoad<Right, col_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
-  'no fetch, no staging': (code) =>
-    code.replace(/^(\s*)([aw]_next_\d+ = (a\[|weight_word)|tile\[.* = [aw]_next_\d+;).*$/gm, '$1if (params.n == 0u) { $& }'),
+  'neither fetch nor staging': (code) => noStaging(noFetch(code)),
 };
+
+/** A kernel without one part; the kernel itself for the part `all`. */
+export function ablate(shader: ShaderSpec, ablations: Ablations, part = 'all'): ShaderSpec {
+  const change = ablations[part];
+  return change && part !== 'all' ? { ...shader, label: `${shader.label}, ${part}`, code: change(shader.code) } : shader;
+}
+
+/** The parts that an option `--ablate [parts]` names: all without a list. Throws for one that does not exist. */
+export function ablatedParts(option: true | string, ablations: Ablations): readonly string[] {
+  const known = Object.keys(ablations);
+  const parts = option === true ? known : option.split(',');
+  for (const part of parts) {
+    if (!known.includes(part)) throw new Error(`there is no part ${part}; there are ${known.join(', ')}`);
+  }
+  return parts;
+}

@@ -25,7 +25,7 @@ import {
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import { attentionRows, relativeError } from '../../src/reference/oracle.js';
 import { checkMatrix } from '../../test/suite/matrix.js';
-import { ABLATIONS } from './ablate.js';
+import { ABLATIONS, ablate, ablatedParts } from './ablate.js';
 import randomSource from './random.wgsl?raw';
 import { makeWorkload, type PatternSizes, SIZES, type Workload } from './workloads.js';
 
@@ -143,10 +143,7 @@ class Tuner {
 
   #shader(kernel: AttentionKernel, t: MatrixTiling): ShaderSpec {
     const spec = matrixAttentionShader(kernel, this.#headDim, 'f16-wide', t, this.#emulate ? emulatedOps(t.shape) : undefined);
-    const ablation = this.ablations.get(t);
-    if (!ablation) return spec;
-    const code = ABLATIONS[ablation]?.(spec.code) ?? spec.code;
-    return { ...spec, label: `${spec.label} ${ablation}`, code };
+    return ablate(spec, ABLATIONS, this.ablations.get(t));
   }
 
   /** Compiles the pipelines of several variants at once; resolves to the failures by variant. */
@@ -346,10 +343,7 @@ async function main(options: Options): Promise<void> {
   const longest = Math.max(...lengths, ...sparseLengths);
   const tuner = new Tuner(device, headDim, heads * longest * headDim, emulate);
   if (options.ablate) {
-    const known = Object.keys(ABLATIONS);
-    const parts = options.ablate === true ? known : options.ablate.split(',');
-    for (const name of parts)
-      if (!known.includes(name)) throw new Error(`there is no part ${name}; there are ${known.join(', ')}`);
+    const parts = ablatedParts(options.ablate, ABLATIONS);
     for (const t of variants.splice(0)) {
       for (const name of parts) {
         const copy = { ...t };

@@ -31,6 +31,12 @@ struct BlockParams {
 const INDEX_BLOCK: u32 = 64u;
 const FORCED: u32 = 0xffffffffu;
 
+// For the means' library: the first mean of the tile, and how many there are from it on.
+var<private> first_q: u32;
+var<private> q_rows: u32;
+var<private> first_k: u32;
+var<private> k_rows: u32;
+
 // u32 keys in the order of the numbers; both zeros get the same key.
 fn ordered_key(x: vec4<f32>) -> vec4<u32> {
   let bits = select(bitcast<vec4<u32>>(x), vec4<u32>(0u), x == vec4<f32>(0.0));

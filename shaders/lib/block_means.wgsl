@@ -3,12 +3,6 @@
 @group(0) @binding(1) var<storage, read> qbar: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> kbar: array<vec4<f32>>;
 
-// First mean of the tile, and how many there are from it on.
-var<private> first_q: u32;
-var<private> q_rows: u32;
-var<private> first_k: u32;
-var<private> k_rows: u32;
-
 fn row_vec4(row: u32, d: u32) -> vec4<f32> {
   if (row >= q_rows) {
     return vec4<f32>();

@@ -8,12 +8,6 @@
 @group(0) @binding(1) var<storage, read> q: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> k: array<vec2<u32>>;
 
-// First mean of the tile, and how many there are from it on.
-var<private> first_q: u32;
-var<private> q_rows: u32;
-var<private> first_k: u32;
-var<private> k_rows: u32;
-
 const MEAN4: u32 = D4 / 3u;
 
 struct Place {

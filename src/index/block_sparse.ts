@@ -62,9 +62,8 @@ export function blockScoreShaders(
   raw: boolean,
 ): Pick<Shaders, 'pool' | 'scores'> {
   const { matrix: _, ...plain } = profile;
-  const matrixTile = scoreTile(profile, SPLIT_PRODUCTS * headDim, storage, BLOCK_SCORE_TILE);
-  const split = matrixTile.onMatrices && !raw;
-  const tile = split ? matrixTile : scoreTile(plain, headDim, storage, BLOCK_SCORE_TILE);
+  const tile = scoreTile(raw ? plain : profile, SPLIT_PRODUCTS * headDim, storage, BLOCK_SCORE_TILE);
+  const split = tile.onMatrices;
   const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk, RAW: raw ? 1 : 0 };
   return {
     pool: {

@@ -111,7 +111,7 @@ function matrixCode({ m, n, k }: MatrixShape, size: MatrixTileSize, staging: Sta
   const result = (i: Index, j: Index): Index => plus(times(i, keyMatrices), j);
   const multiply = (step: string): string[] => [
     ops.each('i', rowMatrices, (i) =>
-      ops.set('left', i, ops.load('Left', 's_tile', `(own_rows + ${wgsl(times(i, m))}) * LINE + ${step}`, 'LINE', 'row_major')),
+      ops.loadInto('left', i, 'Left', 's_tile', `(own_rows + ${wgsl(times(i, m))}) * LINE + ${step}`, 'LINE', 'row_major'),
     ),
     ops.each('j', keyMatrices, (j) =>
       lines(

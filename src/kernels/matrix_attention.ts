@@ -209,8 +209,16 @@ s_tile[s_row_${s} + i] = x;
             ops.sync(),
             this.#rowsOf(s).map(({ id, matrix }) =>
               ops.each('c', columns / k, (c) => {
-                const left = ops.load('Left', 's_tile', this.#at(s, matrix, times(c, k / 8)), 'S_STRIDE', 'row_major');
-                return ops.set(`q_${id}`, plus(times(start, columns / k), c), left);
+                const offset = this.#at(s, matrix, times(c, k / 8));
+                return ops.loadInto(
+                  `q_${id}`,
+                  plus(times(start, columns / k), c),
+                  'Left',
+                  's_tile',
+                  offset,
+                  'S_STRIDE',
+                  'row_major',
+                );
               }),
             ),
           ),
@@ -535,7 +543,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 }`,
           ops.sync(),
           this.#eachOutput(strip, start, columns, (list, i, offset) =>
-            ops.set(list, i, ops.load('Result', 's_tile', offset, 'S_STRIDE', 'row_major')),
+            ops.loadInto(list, i, 'Result', 's_tile', offset, 'S_STRIDE', 'row_major'),
           ),
         ),
       ),

@@ -22,7 +22,7 @@ export function emulatedOps(shape: MatrixShape, binding = EMULATION_BINDING): Ma
   const rows = (m * n) / SUBGROUP_SIZE;
   const size = { Left: rows * k, Right: k, Result: rows };
   const functions = new Map<string, string>();
-  const lists = new Map<string, { readonly base: number; readonly size: number; readonly type: string }>();
+  const lists = new Map<string, { readonly base: number; readonly size: number }>();
   // Places 0.. of zeros, then of results on their way into a list, then lists and loaded matrices.
   let used = 2 * rows;
   const take = (count: number): number => {
@@ -91,14 +91,6 @@ fn set_result(place: u32, value: u32) {
   ${each('i', rows, 'bank[bank_start + place + i] = bank[bank_start + value + i];')}
 }
 
-fn set_left(place: u32, value: u32) {
-  ${each('i', size.Left, 'bank[bank_start + place + i] = bank[bank_start + value + i];')}
-}
-
-fn set_right(place: u32, value: u32) {
-  ${each('i', size.Right, 'bank[bank_start + place + i] = bank[bank_start + value + i];')}
-}
-
 fn multiply_add(left: u32, right: u32, result: u32) -> u32 {
   for (var i = 0u; i < ${rows}u * params.unit; i++) {
     var sum = bank[bank_start + result + i];
@@ -134,11 +126,11 @@ fn store_${array}(offset: u32, value: u32, stride: u32) {
     multiplyAdd: (left, right, result) => `multiply_add(${left}, ${right}, ${result})`,
     zero: () => '0u',
     declare: (name, type, count) => {
-      if (!lists.has(name)) lists.set(name, { base: take(count * size[type]), size: size[type], type: type.toLowerCase() });
+      if (!lists.has(name)) lists.set(name, { base: take(count * size[type]), size: size[type] });
       return each('i', count * size[type], `bank[bank_start + ${place(name, 0)} + i] = 0.0;`);
     },
     get: place,
-    set: (name, index, value) => `set_${lists.get(name)?.type}(${place(name, index)}, ${value});`,
+    set: (name, index, value) => `set_result(${place(name, index)}, ${value});`,
     each: (variable, count, body) => each(variable, count, body(variable)),
     sync: () => 'workgroupBarrier();',
     pairMax: (x) => `max(${x}, neighbour(${x}))`,

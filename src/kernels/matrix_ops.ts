@@ -18,6 +18,15 @@ export function times(index: Index, factor: number): Index {
   return typeof index === 'number' ? index * factor : `(${index} * ${factor}u)`;
 }
 
+/** What a matrix is, and where it is loaded from. */
+export type MatrixSource = readonly [
+  type: 'Left' | 'Right' | 'Result',
+  array: TileArray,
+  offset: string,
+  stride: string,
+  order: 'row_major' | 'col_major',
+];
+
 /** `a + b`. */
 export function plus(a: Index, b: Index): Index {
   if (typeof a === 'number' && typeof b === 'number') return a + b;
@@ -41,30 +50,16 @@ export interface MatrixOps {
   readonly prologue: string;
   /** Types `Left`, `Right` and `Result` and whatever the other members call. Ask after everything else. */
   declarations(): string;
-  load(
-    type: 'Left' | 'Right' | 'Result',
-    array: TileArray,
-    offset: string,
-    stride: string,
-    order: 'row_major' | 'col_major',
-  ): string;
-  /** A statement that loads into one matrix of a list. */
-  loadInto(
-    name: string,
-    index: Index,
-    type: 'Left' | 'Right' | 'Result',
-    array: TileArray,
-    offset: string,
-    stride: string,
-    order: 'row_major' | 'col_major',
-  ): string;
+  load(...from: MatrixSource): string;
+  /** A statement that loads one matrix of a list. */
+  loadInto(name: string, index: Index, ...from: MatrixSource): string;
   store(array: TileArray, offset: string, value: string, stride: string): string;
   multiplyAdd(left: string, right: string, result: string): string;
   /** A result of zeros. Matrices must be initialised explicitly: a bare declaration in a loop keeps old values. */
   zero(): string;
   /** Declares a list of `count` matrices. */
   declare(name: string, type: 'Left' | 'Right' | 'Result', count: number): string;
-  /** One matrix of a list, and the statement that replaces it. */
+  /** One matrix of a list, and the statement that replaces it with a result. */
   get(name: string, index: Index): string;
   set(name: string, index: Index, value: string): string;
   /** Statements for each index from 0 on: written out, or as a loop. */
@@ -121,7 +116,7 @@ export function nativeOps(shape: MatrixShape, sync: MatrixTiling['sync']): Matri
         ...(barrier ? [WORKGROUP_ANY.declaration] : []),
       ].join('\n'),
     load,
-    loadInto: (name, index, ...what) => `${name}_${index} = ${load(...what)};`,
+    loadInto: (name, index, ...from) => `${name}_${index} = ${load(...from)};`,
     store: (array, offset, value, stride) => `subgroupMatrixStore<row_major>(&${array}, ${offset}, ${value}, ${stride});`,
     multiplyAdd: (left, right, result) => `subgroupMatrixMultiplyAccumulate(${left}, ${right}, ${result})`,
     zero: () => 'Result()',

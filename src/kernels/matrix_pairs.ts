@@ -120,7 +120,7 @@ var l = 0.0;`,
           this.rowMatrices.map((r) =>
             ops.each('c', columns / k, (c) => {
               const offset = `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(c, k / 8))}`;
-              return ops.set(`q_${r}`, plus(start / k, c), ops.load('Left', 's_tile', offset, 'S_STRIDE', 'row_major'));
+              return ops.loadInto(`q_${r}`, plus(start / k, c), 'Left', 's_tile', offset, 'S_STRIDE', 'row_major');
             }),
           ),
         ),
@@ -251,16 +251,14 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
                 ops.sync(),
                 this.rowMatrices.map((r) =>
                   ops.each('n', columns / n, (i) =>
-                    ops.set(
+                    ops.loadInto(
                       `o_${r}`,
                       plus(times(start, columns / n), i),
-                      ops.load(
-                        'Result',
-                        's_tile',
-                        `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(i, n / 4))}`,
-                        'S_STRIDE',
-                        'row_major',
-                      ),
+                      'Result',
+                      's_tile',
+                      `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(i, n / 4))}`,
+                      'S_STRIDE',
+                      'row_major',
                     ),
                   ),
                 ),

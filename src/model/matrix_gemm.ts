@@ -282,29 +282,29 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   };
   /** Products of a set, other statements between their columns, so that stores do not queue up in front of products. */
   const multiply = (set: number, others: readonly string[] = []): string => {
-    let between = false;
-    const products = ops.each('j', columnMatrices, (j) => {
-      between = typeof j === 'number';
-      return lines(
+    const behind = (column: number): string => lines(part(others, column, columnMatrices));
+    const inLoop = (j: string): string[] =>
+      others.length > 0 ? range(columnMatrices).map((column) => `if (${j} == ${column}u) {\n${behind(column)}\n}`) : [];
+    return ops.each('j', columnMatrices, (j) =>
+      lines(
         rowMatrices.map((i) =>
           ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${set}`, i), ops.get(`right_${set}`, j), ops.get(`c_${i}`, j))),
         ),
-        typeof j === 'number' ? part(others, j, columnMatrices) : '',
-      );
-    });
-    return lines(products, between ? '' : others);
+        typeof j === 'number' ? behind(j) : inLoop(j),
+      ),
+    );
   };
   // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
   // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
   // first and the staging, so that each word is fetched when the one before it has been stored.
   const guarded = (ahead: string, words: readonly string[]): string => lines(`if (${ahead} < params.k) {`, words, '}');
   const exchanges = steps <= 2;
-  const afterNext = fetch('(k0 + 2u * DEPTH)');
-  const staging = exchanges
-    ? range(columnMatrices).map((i) =>
-        lines(part(stage, i, columnMatrices), guarded('k0 + 2u * DEPTH', part(afterNext, i, columnMatrices))),
-      )
-    : stage;
+  const exchange = (): string[] => {
+    const words = fetch('(k0 + 2u * DEPTH)');
+    return range(columnMatrices).map((i) =>
+      lines(part(stage, i, columnMatrices), guarded('k0 + 2u * DEPTH', part(words, i, columnMatrices))),
+    );
+  };
   const loop = lines(
     [0, 1].flatMap((set) => [
       ops.declare(`left_${set}`, 'Left', t.subgroupM / m),
@@ -325,7 +325,7 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
     ),
     loadStep(steps - 1),
     'workgroupBarrier();',
-    multiply(steps % 2, staging),
+    multiply(steps % 2, exchanges ? exchange() : stage),
     '}',
     multiply((steps + 1) % 2),
   );

@@ -192,6 +192,17 @@ function add(name: string, run: (ctx: SuiteContext, name: string) => Promise<voi
   cases.push({ name, needs: 'f16', run: (ctx) => run(ctx, name) });
 }
 
+/** The estimate of a pattern in several settings. */
+function addEach(pattern: string, settings: readonly Setting[], check: typeof checkVerticalSlash): void {
+  for (const setting of settings) {
+    const { m, n, k } = setting.matrix;
+    const { queries, keys, headDim } = setting.shape;
+    add(`${pattern} estimate on matrices of ${m}x${n}x${k}: ${queries} rows, ${keys} keys, head size ${headDim}`, (ctx, name) =>
+      check(ctx, name, setting),
+    );
+  }
+}
+
 /** Lengths that are multiples of nothing, below one tile and above; a chunk of a longer sequence. */
 const VERTICAL_SLASH: readonly Setting[] = [
   { matrix: N16, shape: { heads: 2, kvHeads: 1, queries: 1, keys: 1, headDim: 96 } },
@@ -199,13 +210,7 @@ const VERTICAL_SLASH: readonly Setting[] = [
   { matrix: SMALL, shape: { heads: 2, kvHeads: 2, queries: 61, keys: 203, headDim: 80, queryOffset: 139 }, layout: SPREAD },
 ];
 
-for (const setting of VERTICAL_SLASH) {
-  const { m, n, k } = setting.matrix;
-  const { queries, keys, headDim } = setting.shape;
-  add(`vertical-slash estimate on matrices of ${m}x${n}x${k}: ${queries} rows, ${keys} keys, head size ${headDim}`, (ctx, name) =>
-    checkVerticalSlash(ctx, name, setting),
-  );
-}
+addEach('vertical-slash', VERTICAL_SLASH, checkVerticalSlash);
 
 /** Less than a group, several tiles of keys with some that no row sees, a chunk of a longer sequence. */
 const X_ATTENTION: readonly AttentionShape[] = [
@@ -231,12 +236,6 @@ const BLOCK_SPARSE: readonly Setting[] = [
   { matrix: SMALL, shape: { heads: 3, kvHeads: 3, queries: 300, keys: 8700, headDim: 80, queryOffset: 8320 }, layout: SPREAD },
 ];
 
-for (const setting of BLOCK_SPARSE) {
-  const { m, n, k } = setting.matrix;
-  const { queries, keys, headDim } = setting.shape;
-  add(`block-sparse estimate on matrices of ${m}x${n}x${k}: ${queries} rows, ${keys} keys, head size ${headDim}`, (ctx, name) =>
-    checkBlockSparse(ctx, name, setting),
-  );
-}
+addEach('block-sparse', BLOCK_SPARSE, checkBlockSparse);
 
 await runSuite(cases);
