@@ -125,12 +125,12 @@ export const GEMM_TILINGS: readonly GemmTilingShape[] = [
   tiling([64, 64], [32, 32], 32),
 ];
 
-/** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x8x16 where there are such. */
+/** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */
 export function chooseGemmTiling(
   shapes: readonly MatrixShape[],
   limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
 ): MatrixGemmTiling | undefined {
-  const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
+  const shape = shapes.find(({ n }) => n === 16) ?? shapes[0];
   return shape && GEMM_TILINGS.map((t) => ({ ...t, shape })).find((t) => gemmTilingFits(t, limits));
 }
 
@@ -158,7 +158,7 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
  * A workgroup computes blockM x blockN elements, each of its subgroups subgroupM x subgroupN of them, in matrices that
  * are variables of their own: arrays of matrices land in local memory. Each step of `depth` columns stages both operands
  * in workgroup memory, and the words of the next one are on their way meanwhile. A subgroup keeps the operands of two steps of k in
- * registers: it multiplies one while it loads the other, and the last of a tile while the next tile is staged, so that one buffer
+ * registers: it multiplies one while it loads the other, and the last ones of a tile while the next tile is staged, so that one buffer
  * does. At the end the sums pass through the same memory, 16 rows at a time, since elements of a matrix cannot be reached.
  *
  * Rows past the end repeat the last one; their results are not stored. n, and the columns and stride of C, must be
@@ -280,17 +280,35 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
       ops.each('j', columnMatrices, (j) => operand('right', j, 'Right', `BLOCK_M + subgroup_column + ${wgsl(times(j, n))}`)),
     );
   };
-  /** Products of a set, other statements between their columns, so that stores do not queue up in front of products. */
-  const multiply = (set: number, others: readonly string[] = []): string => {
-    const behind = (column: number): string => lines(part(others, column, columnMatrices));
-    const inLoop = (j: string): string[] =>
-      others.length > 0 ? range(columnMatrices).map((column) => `if (${j} == ${column}u) {\n${behind(column)}\n}`) : [];
+  /** Columns of products of the last but one step of a tile that stand in front of the barrier before the staging: warps wait less. */
+  const ahead = columnMatrices >> 1;
+  /** Products of a set and of columns from `start` to `end`, other statements between, so that stores do not queue up in front. */
+  const multiplyColumns = (set: number, start: number, end: number, others: readonly string[] = []): string =>
+    lines(
+      range(end - start).map((column) =>
+        lines(
+          rowMatrices.map((i) =>
+            ops.set(
+              `c_${i}`,
+              start + column,
+              ops.multiplyAdd(
+                ops.get(`left_${set}`, i),
+                ops.get(`right_${set}`, start + column),
+                ops.get(`c_${i}`, start + column),
+              ),
+            ),
+          ),
+          part(others, column, end - start),
+        ),
+      ),
+    );
+  /** Products of a set, all columns. */
+  const multiply = (set: number): string => {
     return ops.each('j', columnMatrices, (j) =>
       lines(
         rowMatrices.map((i) =>
           ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${set}`, i), ops.get(`right_${set}`, j), ops.get(`c_${i}`, j))),
         ),
-        typeof j === 'number' ? behind(j) : inLoop(j),
       ),
     );
   };
@@ -299,11 +317,9 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   // first and the staging, so that each word is fetched when the one before it has been stored.
   const guarded = (ahead: string, words: readonly string[]): string => lines(`if (${ahead} < params.k) {`, words, '}');
   const exchanges = steps <= 2;
-  const exchange = (): string[] => {
+  const exchange = (columns: number): string[] => {
     const words = fetch('(k0 + 2u * DEPTH)');
-    return range(columnMatrices).map((i) =>
-      lines(part(stage, i, columnMatrices), guarded('k0 + 2u * DEPTH', part(words, i, columnMatrices))),
-    );
+    return range(columns).map((i) => lines(part(stage, i, columns), guarded('k0 + 2u * DEPTH', part(words, i, columns))));
   };
   const loop = lines(
     [0, 1].flatMap((set) => [
@@ -324,8 +340,9 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
       ),
     ),
     loadStep(steps - 1),
+    multiplyColumns(steps % 2, 0, ahead),
     'workgroupBarrier();',
-    multiply(steps % 2, exchanges ? exchange() : stage),
+    multiplyColumns(steps % 2, ahead, columnMatrices, exchanges ? exchange(columnMatrices - ahead) : stage),
     '}',
     multiply((steps + 1) % 2),
   );
