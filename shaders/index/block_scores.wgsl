@@ -7,7 +7,7 @@
 // row's last visible one hold arbitrary values. Constants from the pipeline's prelude: RAW, and those of
 // lib/index_score_tile.wgsl or lib/index_score_tile_matrix.wgsl.
 //
-// Grid: x = tile of 128 key blocks, y = tile of 64 row blocks of the strip, z = head. Bindings:
+// Grid: x = tile of 128 key blocks, y = tile of TILE_ROWS row blocks of the strip, z = head. Bindings:
 //   0  params
 //   1  means of q   [head slots, q_blocks], see lib/block_means.wgsl and lib/block_means_split.wgsl
 //   2  means of k   [head slots, k_blocks]
@@ -18,7 +18,7 @@ struct BlockParams {
   first_block: u32,   // first row block of the strip
   q_blocks: u32,
   k_blocks: u32,
-  strip_rows: u32,    // rows of `scores` per head, a multiple of 64
+  strip_rows: u32,    // rows of `scores` per head, a multiple of 128
   row_stride: u32,    // a multiple of 128
   q_offset: u32,
   n_q: u32,

@@ -32,7 +32,8 @@ export interface BlockSparseHead extends IndexHead {
   readonly topK: number;
 }
 
-export const TILE_ROWS = 64;
+/** Rows of scores are whole tiles, of 64 rows or, on matrices, of 128. */
+const STRIP_ROWS = 128;
 export const TILE_KEYS = 128;
 /** Widest first dimension of a pooling grid. */
 const GRID_X = 32768;
@@ -43,10 +44,12 @@ interface Shaders {
   readonly pool: ShaderSpec;
   readonly scores: ShaderSpec;
   readonly topk: ShaderSpec;
+  /** Rows of a tile of scores. */
+  readonly tileRows: number;
 }
 
 /** Tiles of scores on matrices; the kernel keeps nothing beside them. */
-export const BLOCK_SCORE_TILE: MatrixTileSize = { rows: TILE_ROWS, stage: 1 };
+export const BLOCK_SCORE_TILE: MatrixTileSize = { rows: STRIP_ROWS, stage: 1 };
 
 /** Head sizes that a product of means takes on matrices, which multiply f16: see shaders/lib/block_means_split.wgsl. */
 export const SPLIT_PRODUCTS = 3;
@@ -60,12 +63,13 @@ export function blockScoreShaders(
   headDim: number,
   storage: StorageFormat,
   raw: boolean,
-): Pick<Shaders, 'pool' | 'scores'> {
+): Omit<Shaders, 'topk'> {
   const { matrix: _, ...plain } = profile;
   const tile = scoreTile(raw ? plain : profile, SPLIT_PRODUCTS * headDim, storage, BLOCK_SCORE_TILE);
   const split = tile.onMatrices;
   const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk, RAW: raw ? 1 : 0 };
   return {
+    tileRows: tile.rows,
     pool: {
       label: `block-sparse estimate: mean pool D=${headDim} ${storage}${split ? ' split' : ''}`,
       code: [
@@ -121,7 +125,7 @@ interface Plan {
 
 /** Rows of a strip, in whole tiles. */
 export function paddedRows(strip: Strip): number {
-  return divCeil(strip.count, TILE_ROWS) * TILE_ROWS;
+  return divCeil(strip.count, STRIP_ROWS) * STRIP_ROWS;
 }
 
 /** Key blocks that the row blocks before `end` can see. */
@@ -139,7 +143,7 @@ export function cutStrips(layer: IndexLayer, heads: number, limit: number): Stri
   let first = 0;
   while (first < qBlocks) {
     let strip: Strip | undefined;
-    for (let count = TILE_ROWS; count <= MAX_STRIP; count += TILE_ROWS) {
+    for (let count = STRIP_ROWS; count <= MAX_STRIP; count += STRIP_ROWS) {
       const end = Math.min(first + count, qBlocks);
       const stride = divCeil(visibleBlocks(layer, end), TILE_KEYS) * TILE_KEYS;
       const wanted: Strip = { first, count: end - first, stride };
@@ -176,7 +180,7 @@ function headBatches(layer: IndexLayer, heads: readonly BlockSparseHead[]): Bloc
   const qbar = divCeil(rows, INDEX_BLOCK) * headDim * 4;
   const kbar = divCeil(keys, INDEX_BLOCK) * headDim * 4;
   // Scores of at least one tile of rows.
-  const scores = TILE_ROWS * divCeil(keys, INDEX_BLOCK * TILE_KEYS) * TILE_KEYS * 4;
+  const scores = STRIP_ROWS * divCeil(keys, INDEX_BLOCK * TILE_KEYS) * TILE_KEYS * 4;
   return batches(heads, Math.min(layer.workspaceLimit / (qbar + kbar + scores), binding / Math.max(qbar, kbar, scores)));
 }
 
@@ -189,8 +193,8 @@ function keptBlocks(layer: IndexLayer, head: BlockSparseHead): number {
 /**
  * Memory of {@link recordBlockSparseIndex}. With `nb` blocks of 64 rows and `nbk` blocks of 64 keys the index
  * takes `nb * K'` words per head. The workspace of a batch of heads is `4 * D * nb` bytes per head and `4 * D * nbk`
- * per key head for the means, and what is left of `workspaceLimit` for strips of block scores (at least 64
- * rows of `nbk` words per head, so one head of 4M keys takes 16 MiB more than its means).
+ * per key head for the means, and what is left of `workspaceLimit` for strips of block scores (at least 128
+ * rows of `nbk` words per head, so one head of 4M keys takes 32 MiB more than its means).
  */
 export function blockSparseWorkspaceBytes(layer: IndexLayer, heads: readonly BlockSparseHead[]): IndexBytes {
   let transient = 0;
@@ -284,7 +288,7 @@ export function recordBlockSparseIndex(rec: Recorder, layer: IndexLayer, heads: 
         stage: 'estimate',
         shader: shaders.scores,
         bindings: [params, qbar, kbar, headTable, scores],
-        workgroups: [strip.stride / TILE_KEYS, stripRows / TILE_ROWS, batch.length],
+        workgroups: [strip.stride / TILE_KEYS, stripRows / shaders.tileRows, batch.length],
         flops: batch.length * stripRows * strip.stride * 2 * headDim,
       });
       rec.dispatch({

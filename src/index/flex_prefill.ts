@@ -13,7 +13,7 @@ import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { bindWindow } from '../kernels/tensor.js';
-import { blockScoreShaders, cutStrips, paddedRows, recordMeanPool, type Strip, TILE_KEYS, TILE_ROWS } from './block_sparse.js';
+import { blockScoreShaders, cutStrips, paddedRows, recordMeanPool, type Strip, TILE_KEYS } from './block_sparse.js';
 import {
   type BuiltIndex,
   type BuiltIndexEntry,
@@ -70,6 +70,7 @@ interface Shaders {
   readonly digit: readonly ShaderSpec[];
   readonly verticalSlash: ShaderSpec;
   readonly scores: ShaderSpec;
+  readonly tileRows: number;
   readonly softmax: ShaderSpec;
   readonly blocks: ShaderSpec;
 }
@@ -118,7 +119,7 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
 
 /** Every shader that {@link recordFlexPrefillIndex} may use for this head size and storage format. */
 export function flexPrefillIndexShaders(profile: DeviceProfile, headDim: number, storage: StorageFormat): ShaderSpec[] {
-  const { histogram, digit, ...others } = shadersFor(profile, headDim, storage);
+  const { histogram, digit, tileRows: _, ...others } = shadersFor(profile, headDim, storage);
   return [...verticalSlashScoreShaders(profile, headDim, storage), ...Object.values(others), ...histogram, ...digit];
 }
 
@@ -369,7 +370,7 @@ export function recordFlexPrefillIndex(
         chosen,
         blockScores,
       ],
-      workgroups: [strip.stride / TILE_KEYS, stripRows / TILE_ROWS, heads.length],
+      workgroups: [strip.stride / TILE_KEYS, stripRows / shaders.tileRows, heads.length],
       flops: heads.length * stripRows * strip.stride * 2 * headDim,
     });
     const words = [strip.first, stripRows, strip.stride, layer.queryOffset, n, f32Bits(layer.scale * Math.LOG2E)];

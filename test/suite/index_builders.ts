@@ -519,9 +519,25 @@ const blockSparseCases: SuiteCase[] = [
     name: 'block-sparse index: more key blocks than one chunk of the selection takes',
     once: true,
     async run(ctx) {
-      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 100, keys: 2100 * 64 + 17, headDim: 64, dtype: 'f32' };
+      // Few are listed, or the row is searched.
+      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 100, keys: 2100 * 64 + 17, headDim: 64, dtype: 'f32' };
       const input = randomLayer(shape, randomOf(ctx, 'many blocks').integer(0, 2 ** 31));
-      await checkBlockSparse(ctx, input, shape, [400]);
+      await checkBlockSparse(ctx, input, shape, [400, 100]);
+    },
+  },
+  {
+    name: 'block-sparse index: more equal scores than can be listed',
+    once: true,
+    async run(ctx) {
+      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 64, keys: 900 * 64, headDim: 64, dtype: 'f32' };
+      const q = new Float32Array(64 * 64).fill(1);
+      const k = new Float32Array(900 * 64 * 64);
+      // Two blocks score more than all others, 20 less.
+      for (const block of [5, 611]) k.fill(1, block * 4096, (block + 1) * 4096);
+      for (let block = 10; block < 30; block++) k.fill(-1, block * 4096, (block + 1) * 4096);
+      const [[list] = []] = await checkBlockSparse(ctx, { ...shape, q, k, v: k }, shape, [128]);
+      const first = Array.from({ length: 200 }, (_, i) => i).filter((i) => i < 10 || i >= 30);
+      same(list, [...first.slice(0, 126), 611, 899], 'blocks');
     },
   },
   {
