@@ -11,11 +11,12 @@ import { openNodeDevice } from '../../src/device/node.js';
 import { PipelineCache, type ShaderSpec } from '../../src/device/pipelines.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
-import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
+  chooseMatrixTiling,
   estimateRegisters,
   MATRIX_TILINGS,
+  type MatrixKernel,
   type MatrixTiling,
   matrixBlockM,
   matrixWorkgroupBytes,
@@ -72,6 +73,7 @@ interface Options {
   readonly emulate?: boolean;
   readonly assume?: boolean;
   readonly ablate?: true | string;
+  readonly kernels: string;
   readonly check: boolean;
 }
 
@@ -141,13 +143,13 @@ class Tuner {
     this.device.queue.submit([encoder.finish()]);
   }
 
-  #shader(kernel: AttentionKernel, t: MatrixTiling): ShaderSpec {
+  #shader(kernel: MatrixKernel, t: MatrixTiling): ShaderSpec {
     const spec = matrixAttentionShader(kernel, this.#headDim, 'f16-wide', t, this.#emulate ? emulatedOps(t.shape) : undefined);
     return ablate(spec, ABLATIONS, this.ablations.get(t));
   }
 
   /** Compiles the pipelines of several variants at once; resolves to the failures by variant. */
-  async prepare(kernel: AttentionKernel, tilings: readonly MatrixTiling[]): Promise<Map<MatrixTiling, string>> {
+  async prepare(kernel: MatrixKernel, tilings: readonly MatrixTiling[]): Promise<Map<MatrixTiling, string>> {
     const failures = new Map<MatrixTiling, string>();
     await Promise.all(
       tilings.map((t) =>
@@ -195,7 +197,7 @@ class Tuner {
       ];
       const rows = [
         ...new Set(Array.from({ length: samples }, (_, i) => Math.round((i * (w.seqLen - 1)) / Math.max(1, samples - 1)))),
-      ];
+      ].map((row) => firstSeeing(w, head, row));
       const shape = { heads: 1, kvHeads: 1, queries: w.seqLen, keys: w.seqLen, headDim: d };
       const { o } = attentionRows({ ...shape, q: qh, k: kh, v: vh }, () => w.visible(head), rows);
       known = { expected: o, rows, head };
@@ -218,12 +220,15 @@ class Tuner {
     new Float32Array(params.buffer)[3] = Math.LOG2E / Math.sqrt(this.#headDim);
     for (let i = 0; i < 4; i++) params.set([0, w.seqLen * d4, d4], 7 + 3 * i);
     params[20] = 1;
-    const entries = new Uint32Array(w.entries.flatMap((entry, head) => [head, head, ...entry, 0, 0, 0]));
+    const entries = new Uint32Array(w.entries.length * 8);
+    for (const [head, entry] of w.entries.entries()) entries.set([head, head, ...entry], 8 * head);
+    // Of vertical-slash, a band that has added nothing.
+    const lse = new Float32Array(w.kernel === 'vertical_slash' ? w.heads * w.seqLen : 4).fill(-1e16);
     const own = [
       this.#upload(params, UNIFORM),
       this.#upload(entries, STORAGE),
       this.#upload(w.index, STORAGE),
-      device.createBuffer({ size: 16, usage: STORAGE }),
+      this.#upload(new Uint32Array(lse.buffer), STORAGE),
     ] as const;
     const bank = this.#emulate
       ? [device.createBuffer({ size: tiles * w.heads * t.subgroups * SUBGROUP_SIZE * EMULATION_BYTES, usage: STORAGE })]
@@ -275,12 +280,20 @@ class Tuner {
       resolved.destroy();
       querySet.destroy();
     }
-    const error = await this.#error(w, samples);
+    const error = samples > 0 ? await this.#error(w, samples) : undefined;
     for (const buffer of [...own, ...bank]) buffer.destroy();
     const [bestMs, ms] = [times[0], times[times.length >> 1]];
     const tflops = ms === undefined ? undefined : (4 * this.#headDim * w.pairs) / ms / 1e9;
-    return { error, ...(ms === undefined ? {} : { ms, bestMs, tflops }) };
+    return { ...(error === undefined ? {} : { error }), ...(ms === undefined ? {} : { ms, bestMs, tflops }) };
   }
+}
+
+/** The first row from `row` on that sees a key: of vertical-slash without its band, the first rows see none. */
+function firstSeeing(w: Workload, head: number, row: number): number {
+  const sees = (r: number): boolean => Array.from({ length: r + 1 }, (_, key) => key).some((key) => w.visible(head)(r, key));
+  let r = row;
+  while (r < w.seqLen - 1 && !sees(r)) r++;
+  return r;
 }
 
 function table(rows: readonly Row[]): string {
@@ -381,10 +394,15 @@ async function main(options: Options): Promise<void> {
       let failure = failures.get(t);
       let result: Partial<Row> = {};
       try {
-        if (!failure && options.check && w === first) {
+        if (!failure && options.check && (w === first || w.kernel === 'vertical_slash')) {
           const shape = { heads: 2, kvHeads: 1, queries: 300, keys: 337, headDim };
-          const run = { kernel: w.kernel, shape, tiling: t, lse: true, boost: { key: 150, factor: 6 } };
-          await checkMatrix({ device, profile, name: profile.name, seed: 1 }, 'tune', run);
+          const run = { shape, tiling: t, lse: true, boost: { key: 150, factor: 6 } };
+          const band = chooseMatrixTiling({ shapes: [t.shape], limits, sync: t.sync }, 'slash_band', headDim);
+          const kernel =
+            w.kernel === 'vertical_slash' && band
+              ? ({ kernel: 'vertical_slash', band: { diagonals: 64, tiling: band } } as const)
+              : ({ kernel: 'dense' } as const);
+          await checkMatrix({ device, profile, name: profile.name, seed: 1 }, 'tune', { ...run, ...kernel });
         }
         if (!failure) result = await tuner.measure(w, t, passes, samples, Number(options.warmMs));
         if (!options.ablate && result.error !== undefined && !(result.error <= 2e-3)) failure = `relative error ${result.error}`;
@@ -415,8 +433,9 @@ async function main(options: Options): Promise<void> {
   );
   for (const n of lengths.slice(1)) await runAll(makeWorkload('dense', n, heads, headDim, sizes), kept);
   for (const n of sparseLengths) {
-    for (const kernel of ['a_shape', 'vertical_slash', 'block_sparse'] as const) {
-      await runAll(makeWorkload(kernel, n, heads, headDim, sizes), kept);
+    for (const kernel of options.kernels.split(',') as MatrixKernel[]) {
+      const workload = makeWorkload(kernel, n, heads, headDim, sizes);
+      if (workload.pairs > 0) await runAll(workload, kept);
     }
   }
   const order = [...new Set(rows.map((r) => r.workload))];
@@ -425,9 +444,9 @@ async function main(options: Options): Promise<void> {
   );
   console.log(table(sorted));
   if (options.best) {
-    const best: Partial<Record<AttentionKernel, MatrixTiling>> = {};
+    const best: Partial<Record<MatrixKernel, MatrixTiling>> = {};
     for (const row of sorted) {
-      const kernel = row.workload.split(' ')[0] as AttentionKernel;
+      const kernel = row.workload.split(' ')[0] as MatrixKernel;
       if (!row.failure && !best[kernel]) best[kernel] = row.tiling;
     }
     writeFileSync(options.best, JSON.stringify(best, null, 1));
@@ -448,6 +467,7 @@ export function addTuneCommand(program: Command): void {
     .option('--heads <n>', 'query heads', '8')
     .option('--lengths <list>', 'dense lengths', '16384,32768')
     .option('--sparse <list>', 'lengths of the sparse patterns', '131072')
+    .option('--kernels <list>', 'what runs at those lengths', 'a_shape,slash_band,vertical_slash,block_sparse')
     .option('--tilings <list>', 'numbers of MATRIX_TILINGS, or none; all unless given', '')
     .option(
       '--more <file>',
@@ -459,7 +479,7 @@ export function addTuneCommand(program: Command): void {
     .option('--keep <n>', 'variants of each size that go on to the other workloads', '6')
     .option('--passes <n>', 'timed passes', '12')
     .option('--warm-ms <ms>', 'GPU time of the warm-up before each measurement', '500')
-    .option('--rows <n>', 'rows to check of each output', '6')
+    .option('--rows <n>', 'rows to check of each output; 0: none', '6')
     .option('--json <path>', 'write results there')
     .option('--best <path>', 'write the fastest tiling of each kernel there, for `bench --tilings`')
     .option('--emulate', 'emulate matrices')

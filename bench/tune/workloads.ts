@@ -1,4 +1,4 @@
-import type { AttentionKernel } from '../../src/kernels/attention.js';
+import type { MatrixKernel } from '../../src/kernels/matrix_config.js';
 import {
   type AttentionShape,
   BLOCK,
@@ -14,12 +14,12 @@ import { Random } from '../../src/reference/random.js';
 /** A pattern over `seqLen` rows with a synthetic index: what all variants are timed on. */
 export interface Workload {
   readonly name: string;
-  readonly kernel: AttentionKernel;
+  readonly kernel: MatrixKernel;
   readonly seqLen: number;
   readonly heads: number;
   readonly index: Uint32Array<ArrayBuffer>;
-  /** index_offset, arg0, arg1 of each head. */
-  readonly entries: readonly (readonly [number, number, number])[];
+  /** index_offset, arg0, arg1, ... of each head. */
+  readonly entries: readonly (readonly number[])[];
   /** Query-key pairs over all heads. */
   readonly pairs: number;
   /** What a head's rows see. */
@@ -37,9 +37,12 @@ export interface PatternSizes {
 
 export const SIZES: PatternSizes = { init: 1024, local: 4096, columns: 1000, slashes: 6096, blocks: 100 };
 
-/** Makes a workload. The index is random, and as MInference's would be: near diagonals, then short runs of far ones. */
+/**
+ * Makes a workload. The index is random, and as MInference's would be: near diagonals, which are the band, then short runs of far
+ * ones. Vertical-slash is what is left when the band has been done.
+ */
 export function makeWorkload(
-  kernel: AttentionKernel,
+  kernel: MatrixKernel,
   seqLen: number,
   heads: number,
   headDim: number,
@@ -50,7 +53,7 @@ export function makeWorkload(
   const base = { name: `${kernel} ${seqLen}`, kernel, seqLen, heads };
   const rowBlocks = Math.ceil(seqLen / BLOCK);
   const words: number[] = [];
-  const entries: [number, number, number][] = [];
+  const entries: number[][] = [];
   const visible: Visibility[] = [];
   let pairs = 0;
   for (let head = 0; head < heads; head++) {
@@ -65,6 +68,7 @@ export function makeWorkload(
         visible.push(keysOfAShape(shape, sizes.init, sizes.local));
         for (let row = 0; row < seqLen; row++) pairs += Math.min(row + 1, sizes.init + sizes.local);
         break;
+      case 'slash_band':
       case 'vertical_slash': {
         const columns = random.distinct(Math.min(sizes.columns, seqLen), 0, seqLen - 1);
         const near = Math.floor((sizes.slashes * 2) / 3);
@@ -76,10 +80,18 @@ export function makeWorkload(
         }
         const sorted = [...slashes].sort((a, b) => a - b);
         const runs = slashRuns(sorted);
-        entries.push([words.length, columns.length, runs.length]);
+        entries.push([words.length, columns.length, runs.length, Math.min(near, seqLen)]);
         words.push(columns.length, runs.length, 0, 0, ...columns, ...runs.flatMap((run) => [run.lo, run.hi, run.prefix]));
-        visible.push(keysOfVerticalSlash(shape, columns, sorted));
-        pairs += verticalSlashPairs(seqLen, columns, runs);
+        const hi = (runs[0] as { hi: number }).hi;
+        const all = keysOfVerticalSlash(shape, columns, sorted);
+        const band = keysOfVerticalSlash(
+          shape,
+          [],
+          sorted.filter((s) => s <= hi),
+        );
+        const bandPairs = verticalSlashPairs(seqLen, [], runs.slice(0, 1));
+        visible.push(kernel === 'slash_band' ? band : (row, key) => all(row, key) && !band(row, key));
+        pairs += kernel === 'slash_band' ? bandPairs : verticalSlashPairs(seqLen, columns, runs) - bandPairs;
         break;
       }
       case 'block_sparse': {

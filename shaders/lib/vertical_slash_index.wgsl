@@ -64,6 +64,16 @@ fn columns_up_to(entry: HeadEntry, key: u32) -> u32 {
   return lo;
 }
 
+// The band: the run at the diagonal, where it is at least arg2 diagonals wide and arg2 is not 0. 0 where there is none.
+// It is computed by a kernel of its own, whose workgroups share keys among more rows (slash_band.wgsl).
+fn band_width(entry: HeadEntry) -> u32 {
+  if (entry.arg2 == 0u || run_count(entry) == 0u) {
+    return 0u;
+  }
+  let run = run_at(entry, 0u);
+  return select(0u, run.hi + 1u, run.lo == 0u && run.hi + 1u >= entry.arg2);
+}
+
 // Keys that the runs cover for the row block whose last row (of a full block) is at `block_end`.
 // Only the last reaching run can stick out below key 0, so clipping it is enough.
 fn slash_key_count(entry: HeadEntry, block_end: u32) -> u32 {

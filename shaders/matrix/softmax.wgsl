@@ -1,6 +1,7 @@
 // Constants and conversions of the matrix tier's online softmax.
 
 const LN2: f32 = 0.6931471805599453;
+const LOG2E: f32 = 1.4426950408889634;
 // Scores stay unscaled until exp2, so the scale must not be negative (the queries are negated instead) nor
 // zero. MASKED times the least scale lies far below M_START, so that masked keys get exactly 0.
 const SCALE_MIN: f32 = 1e-20;
@@ -18,8 +19,10 @@ fn sum_of(x: vec4<f32>) -> f32 {
   return (x.x + x.y) + (x.z + x.w);
 }
 
-// Tiles of neighbouring keys in the order of their visit: the first tile, whose keys often hold a row's largest score, then from
-// the last one, which is the nearest, down. Maxima settle early so, and output is rarely rescaled.
+// Tiles of neighbouring keys in the order of their visit: at first one that every row sees, if there is one, then from the last
+// one, which is the nearest, down. Maxima settle early so, and output is rarely rescaled.
 fn visited(step: u32, tiles: u32) -> u32 {
-  return select(tiles - min(step, tiles), 0u, step == 0u);
+  let first = first_tile();
+  let down = tiles - min(step, tiles);
+  return select(down - select(0u, 1u, down <= first && down > 0u), first, step == 0u);
 }

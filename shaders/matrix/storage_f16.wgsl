@@ -14,6 +14,10 @@ fn load_v(at: u32) -> vec4<u32> {
   return vec4<u32>(v[at], v[at + 1u]);
 }
 
+fn load_o(at: u32) -> vec4<u32> {
+  return vec4<u32>(o[at], o[at + 1u]);
+}
+
 fn store_o(at: u32, a: vec4<f32>, b: vec4<f32>) {
   let packed = pack_halves(a, b);
   o[at] = packed.xy;

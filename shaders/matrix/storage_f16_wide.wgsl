@@ -14,6 +14,10 @@ fn load_v(at: u32) -> vec4<u32> {
   return v[at >> 1u];
 }
 
+fn load_o(at: u32) -> vec4<u32> {
+  return o[at >> 1u];
+}
+
 fn store_o(at: u32, a: vec4<f32>, b: vec4<f32>) {
   o[at >> 1u] = pack_halves(a, b);
 }

@@ -1,6 +1,6 @@
 import { invalidArgument, MinferenceError } from '../errors.js';
-import type { AttentionKernel, AttentionTiling } from '../kernels/attention.js';
-import type { MatrixTiling } from '../kernels/matrix_config.js';
+import type { AttentionTiling } from '../kernels/attention.js';
+import type { MatrixKernel, MatrixTiling } from '../kernels/matrix_config.js';
 import { type MatrixShape, type MatrixSync, matrixShapes, matrixSync } from './subgroup_matrix.js';
 
 /** Every tier, least demanding first. */
@@ -21,7 +21,7 @@ export interface TilingOverrides {
   /** Of the portable and f16 tiers' kernels. */
   readonly plain?: AttentionTiling;
   /** Of the matrix tier's kernels. */
-  readonly matrix?: Partial<Readonly<Record<AttentionKernel, MatrixTiling>>>;
+  readonly matrix?: Partial<Readonly<Record<MatrixKernel, MatrixTiling>>>;
 }
 
 /** What the kernels need to know of a device. */

@@ -2,7 +2,7 @@ import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { type AttentionKernel, type AttentionTiling, attentionShader, chooseTiling } from './attention.js';
 import { matrixAttentionShader, matrixStorage } from './matrix_attention.js';
-import { chooseMatrixTiling, type MatrixTiling, matrixBlockM } from './matrix_config.js';
+import { chooseMatrixTiling, type MatrixKernel, type MatrixTiling, matrixBlockM } from './matrix_config.js';
 import { storageFormat } from './shader_text.js';
 import type { DType, TensorWindow } from './tensor.js';
 
@@ -12,6 +12,13 @@ export interface ChosenKernel {
   readonly blockM: number;
 }
 
+/** The matrix tier's tiling for a kernel, if there is one. */
+function matrixTiling(profile: DeviceProfile, kernel: MatrixKernel, headDim: number, dtype: DType): MatrixTiling | undefined {
+  const { tilings, limits, matrix } = profile;
+  if (!matrix || dtype !== 'f16') return undefined;
+  return tilings?.matrix?.[kernel] ?? chooseMatrixTiling({ ...matrix, limits }, kernel, headDim);
+}
+
 /** The tiling that a kernel gets: in the matrix tier its own, unless the tensors are f32 or no tiling of it fits. */
 export function chooseKernelTiling(
   profile: DeviceProfile,
@@ -19,12 +26,8 @@ export function chooseKernelTiling(
   headDim: number,
   dtype: DType,
 ): { readonly matrix: MatrixTiling } | { readonly matrix: undefined; readonly plain: AttentionTiling } {
-  const { tilings, limits } = profile;
-  const matrix =
-    profile.matrix && dtype === 'f16'
-      ? (tilings?.matrix?.[kernel] ?? chooseMatrixTiling({ ...profile.matrix, limits }, kernel, headDim))
-      : undefined;
-  return matrix ? { matrix } : { matrix: undefined, plain: tilings?.plain ?? chooseTiling(profile, headDim, dtype) };
+  const matrix = matrixTiling(profile, kernel, headDim, dtype);
+  return matrix ? { matrix } : { matrix: undefined, plain: profile.tilings?.plain ?? chooseTiling(profile, headDim, dtype) };
 }
 
 /**
@@ -46,4 +49,21 @@ export function chooseKernel(
   }
   const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), tiling.plain);
   return { shader, blockM: tiling.plain.blockM };
+}
+
+/**
+ * The kernel for the bands of vertical-slash heads (shaders/slash_band.wgsl), where the device has one whose workgroups share keys
+ * among more rows than the kernel for the rest does. Arguments: as for {@link chooseKernel}.
+ */
+export function chooseBandKernel(
+  profile: DeviceProfile,
+  headDim: number,
+  dtype: DType,
+  windows: readonly TensorWindow[],
+): ChosenKernel | undefined {
+  const rest = matrixTiling(profile, 'vertical_slash', headDim, dtype);
+  const band = matrixTiling(profile, 'slash_band', headDim, dtype);
+  if (!rest || !band || matrixBlockM(band) <= matrixBlockM(rest)) return undefined;
+  const shader = matrixAttentionShader('slash_band', headDim, matrixStorage(windows), band);
+  return { shader, blockM: matrixBlockM(band) };
 }

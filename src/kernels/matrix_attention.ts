@@ -6,17 +6,20 @@ import packHalves from '../../shaders/lib/pack_halves.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import fullTileAShape from '../../shaders/matrix/full_tile_a_shape.wgsl?raw';
 import fullTileCausal from '../../shaders/matrix/full_tile_causal.wgsl?raw';
+import fullTileSlashBand from '../../shaders/matrix/full_tile_slash_band.wgsl?raw';
 import fullTileVerticalSlash from '../../shaders/matrix/full_tile_vertical_slash.wgsl?raw';
 import softmax from '../../shaders/matrix/softmax.wgsl?raw';
 import storageF16 from '../../shaders/matrix/storage_f16.wgsl?raw';
 import storageF16Wide from '../../shaders/matrix/storage_f16_wide.wgsl?raw';
+import slashBand from '../../shaders/slash_band.wgsl?raw';
 import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
-import { ATTENTION_BINDINGS, type AttentionKernel } from './attention.js';
+import { ATTENTION_BINDINGS } from './attention.js';
 import {
   keyBatch,
+  type MatrixKernel,
   type MatrixTiling,
   matrixBlockM,
   probabilityStride,
@@ -42,11 +45,12 @@ export function matrixStorage(windows: readonly TensorWindow[]): MatrixStorage {
 
 const STORAGE: Readonly<Record<MatrixStorage, string>> = { 'f16-wide': storageF16Wide, f16: storageF16 };
 
-const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
+const SOURCES: Readonly<Record<MatrixKernel, readonly string[]>> = {
   dense: [dense, fullTileCausal],
   a_shape: [aShape, fullTileAShape],
   vertical_slash: [verticalSlashIndex, verticalSlash, fullTileVerticalSlash],
   block_sparse: [blockSparse, fullTileCausal],
+  slash_band: [verticalSlashIndex, slashBand, fullTileSlashBand],
 };
 
 /**
@@ -72,7 +76,7 @@ const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
  * @throws {@link MinferenceError} `invalid-argument` for a tiling that does not suit the kernel or head size.
  */
 export function matrixAttentionShader(
-  kernel: AttentionKernel,
+  kernel: MatrixKernel,
   headDim: number,
   storage: MatrixStorage,
   tiling: MatrixTiling,
@@ -132,7 +136,7 @@ class KernelBody extends TileWriter {
   readonly #width: number;
   readonly #groups: readonly number[];
 
-  constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+  constructor(kernel: MatrixKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
     const { scoreKeys } = tiling;
     super(kernel, headDim, tiling, ops, { rows: STRIP_ROWS, keys: scoreKeys, columns: headDim });
     this.#strips = range(tiling.strips);
@@ -179,6 +183,7 @@ var l_${s} = 0.0;`,
       ),
       registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
       this.#rows().map(({ id }) => this.ops.declare(`o_${id}`, 'Result', this.outputMatrices)),
+      this.continues ? this.#continue() : '',
       this.#loop(),
       this.#epilogue(),
       '}',
@@ -237,6 +242,35 @@ x = load_q(q_head + (row0 + row) * params.q_row_stride + 2u * d) ^ vec4<u32>(sig
 }
 q_tile[row * KV_STRIDE + d] = x;
 }`;
+  }
+
+  /** Goes on from the output and log-sum-exp of the band, where the head has one. */
+  #continue(): string {
+    return text(
+      'if (band_width(entry) > 0u) {',
+      this.#strips.map((s) =>
+        text(
+          `if (row_${s} < params.n_q) {
+m_${s} = LOG2E * lse[params.lse_base + entry.head * params.n_q + row_${s}];
+l_${s} = select(0.0, 1.0, half == 0u);
+}`,
+          this.eachGroup(this.t.scoreKeys, (start, columns) =>
+            text(
+              this.ops.sync(),
+              `for (var i = half; i < ${columns / 8}u; i += 2u) {
+${this.loadOutput(`row_${s}`, start, columns, `s_row_${s}`)}
+}`,
+              this.ops.sync(),
+              this.#eachOutput(s, start, columns, (list, i, offset) =>
+                this.ops.loadInto(list, i, 'Result', 's_tile', offset, 'S_STRIDE', 'row_major'),
+              ),
+            ),
+          ),
+        ),
+      ),
+      this.ops.sync(),
+      '}',
+    );
   }
 
   // ---- the loop

@@ -1,6 +1,9 @@
 import { type MatrixShape, type MatrixSync, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import type { AttentionKernel } from './attention.js';
 
+/** Kernels of the matrix tier: one for each pattern, and the band of vertical-slash (shaders/slash_band.wgsl). */
+export type MatrixKernel = AttentionKernel | 'slash_band';
+
 /** Rows of a strip: what one subgroup's softmax works on at a time, two invocations a row. */
 export const STRIP_ROWS = 16;
 
@@ -128,7 +131,7 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
 }
 
 /** Why a tiling cannot be used for a kernel and head size, or undefined when it can. */
-export function tilingProblem(kernel: AttentionKernel, headDim: number, t: MatrixTiling): string | undefined {
+export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTiling): string | undefined {
   const threads = t.subgroups * SUBGROUP_SIZE;
   if (headDim % 16 !== 0) return `head size ${headDim} is not a multiple of 16`;
   if (t.keys % t.scoreKeys !== 0) return `${t.keys} keys are not whole groups of ${t.scoreKeys}`;
@@ -144,6 +147,8 @@ export function tilingProblem(kernel: AttentionKernel, headDim: number, t: Matri
   }
   const sparse = kernel === 'vertical_slash' || kernel === 'block_sparse';
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
+  if (kernel === 'slash_band' && 64 % matrixBlockM(t) !== 0 && matrixBlockM(t) % 64 !== 0)
+    return `${matrixBlockM(t)} rows are not whole index blocks`;
   if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;
   return undefined;
 }
@@ -224,11 +229,12 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
  * The tuned table: what `bench tune` found fastest on an H100 at head size 128 (bench/NOTES.md). Devices that lack a
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
-const TUNED: Readonly<Record<AttentionKernel, TilingShape & { readonly shape: MatrixShape }>> = {
+const TUNED: Readonly<Record<MatrixKernel, TilingShape & { readonly shape: MatrixShape }>> = {
   dense: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
   a_shape: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
   vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
   block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
+  slash_band: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
 };
 
 /** What {@link chooseMatrixTiling} needs to know of a device. */
@@ -248,7 +254,7 @@ const MAX_REGISTERS = 255;
  * device's matrix shapes and workgroup memory and a register file of 255 per invocation, or undefined when there is
  * none: then the f16 tier's kernel must do.
  */
-export function chooseMatrixTiling(device: MatrixDevice, kernel: AttentionKernel, headDim: number): MatrixTiling | undefined {
+export function chooseMatrixTiling(device: MatrixDevice, kernel: MatrixKernel, headDim: number): MatrixTiling | undefined {
   const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: invocations } = device.limits;
   const shape = device.shapes[0];
   if (!shape) return undefined;

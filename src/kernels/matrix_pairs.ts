@@ -1,5 +1,4 @@
-import type { AttentionKernel } from './attention.js';
-import { type MatrixTiling, STRIP_ROWS } from './matrix_config.js';
+import { type MatrixKernel, type MatrixTiling, STRIP_ROWS } from './matrix_config.js';
 import { type Index, type MatrixOps, plus, times, wgsl } from './matrix_ops.js';
 import { indent, range, TileWriter, text } from './matrix_tiles.js';
 
@@ -17,7 +16,7 @@ export class PairBody extends TileWriter {
   /** Keys of a subgroup, which are also those of an invocation's softmax: it works on half `half` of a row. */
   readonly #width: number;
 
-  constructor(kernel: AttentionKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
+  constructor(kernel: MatrixKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
     super(kernel, headDim, tiling, ops, { rows: 2 * STRIP_ROWS, keys: tiling.keys / 2, columns: headDim / 2 });
     this.#width = tiling.keys / 2;
   }
@@ -50,6 +49,7 @@ var l = 0.0;`,
         this.#queries(),
         this.rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
         this.rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
+        this.continues ? this.#continue() : '',
         this.stage('k'),
         this.fetch('k', '1u'),
         'workgroupBarrier();',
@@ -126,6 +126,26 @@ var l = 0.0;`,
         ),
       ),
       ops.sync(),
+    );
+  }
+
+  /** Goes on from the output and log-sum-exp of the band, where the head has one. */
+  #continue(): string {
+    return text(
+      `let continued = band_width(entry) > 0u;
+if (continued) {
+let pair = row0 + pair_row + lane;
+if (row0 + own_row < params.n_q) {
+m = LOG2E * lse[params.lse_base + entry.head * params.n_q + row0 + own_row];
+l = select(0.0, 1.0, half == 0u);
+}`,
+      this.#eachOutput(
+        (columns, start) => `for (var i = 0u; i < ${columns / 8}u; i++) {
+${this.loadOutput('pair', start, columns, 's_lane', `side * ${this.d / 8}u`)}
+}`,
+        true,
+      ),
+      '}',
     );
   }
 
@@ -222,7 +242,7 @@ l += sum;`,
       : '(risen[pair_row / 16u] == tile + 1u || risen[pair_row / 16u + 1u] == tile + 1u)';
     return text(
       "// O = O exp2(m - m')",
-      `if (${rises} && tile > 0u) {`,
+      `if (${rises} && (tile > 0u${this.continues ? ' || continued' : ''})) {`,
       'let factor = select(1.0, row_factors[pair_row + lane], risen[pair_row / 16u + lane / 16u] == tile + 1u);',
       this.#eachOutput(
         (columns) => `for (var i = 0u; i < ${columns / 4}u; i++) {

@@ -1,7 +1,6 @@
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
-import type { AttentionKernel } from './attention.js';
-import type { MatrixTiling } from './matrix_config.js';
-import type { Index, MatrixOps } from './matrix_ops.js';
+import type { MatrixKernel, MatrixTiling } from './matrix_config.js';
+import { type Index, type MatrixOps, times, wgsl } from './matrix_ops.js';
 
 /** Lists 0, 1, ... count - 1. */
 export function range(count: number): number[] {
@@ -34,12 +33,14 @@ export function indent(code: string): string {
 
 /** What the loops of all matrix kernels of attention share: which keys a tile holds, and how K and V reach workgroup memory. */
 export class TileWriter {
-  protected readonly kernel: AttentionKernel;
+  protected readonly kernel: MatrixKernel;
   protected readonly d: number;
   protected readonly t: MatrixTiling;
   protected readonly ops: MatrixOps;
   /** Tiles hold consecutive keys, so the first one is all that staging needs. */
   protected readonly contiguous: boolean;
+  /** Another kernel may have computed a part of the output: {@link MatrixKernel} `slash_band`. */
+  protected readonly continues: boolean;
 
   /** Matrices over the rows, keys and columns of the head dimension of `share`, and over the head dimension and the keys in flight as depth. */
   protected readonly rowMatrices: readonly number[];
@@ -50,7 +51,7 @@ export class TileWriter {
 
   /** @param share what a subgroup computes at a time: rows, and of these scores of so many keys and output of so many columns */
   constructor(
-    kernel: AttentionKernel,
+    kernel: MatrixKernel,
     headDim: number,
     tiling: MatrixTiling,
     ops: MatrixOps,
@@ -67,6 +68,7 @@ export class TileWriter {
     this.t = tiling;
     this.ops = ops;
     this.contiguous = kernel !== 'vertical_slash';
+    this.continues = kernel === 'vertical_slash';
   }
 
   // ---- keys and staging
@@ -172,6 +174,16 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
       rest -= columns;
     }
     return text(parts);
+  }
+
+  /** Loads word i of a group of output columns, and stores it as f32 into the row of `s_tile` that begins at `to`. */
+  protected loadOutput(row: string, start: Index, columns: number, to: string, column = '0u'): string {
+    return `var x = vec4<u32>();
+if (${row} < params.n_q) {
+x = load_o(params.o_base + entry.head * params.o_head_stride + ${row} * params.o_row_stride + ${column} + ${wgsl(times(start, columns / 4))} + 2u * i);
+}
+s_tile[${to} + 2u * i] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y)));
+s_tile[${to} + 2u * i + 1u] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(x.z), unpack2x16float(x.w)));`;
   }
 
   // ---- the kernel's frame

@@ -193,8 +193,14 @@ function allCases(): VerifyCase[] {
       );
     });
     cases.push(makeCase({ kvHeads: 2, queries: 1, keys: 777, headDim: 128 }, dtype, false));
+    cases.push(makeCase({ kvHeads: 4, queries: 200, keys: 1290, headDim: 64, queryOffset: 1077 }, dtype, false));
   }
   return cases;
+}
+
+/** Diagonals that the matrix tier computes in a pass of their own, where there are enough keys. */
+function wideBand(keys: number, random: Random): number[] {
+  return Array.from({ length: keys > 1024 ? random.integer(512, 600) : 0 }, (_, diagonal) => diagonal);
 }
 
 /** Random budgets, small against the lengths, so that something is left out. */
@@ -218,7 +224,10 @@ function makePatterns(shape: AttentionShape, random: Random): HeadPattern[] {
           lastSize: random.integer(0, Math.ceil(queries / 4)),
         };
       case 'static_vertical_slash':
-        return staticVerticalSlash(random.distinct(10, 0, keys - 1), random.distinct(8, 0, keys - 1));
+        return staticVerticalSlash(random.distinct(10, 0, keys - 1), [
+          ...wideBand(keys, random),
+          ...random.distinct(8, 0, keys - 1),
+        ]);
       case 'x_attention':
         return { kind, stride: headDim <= 80 ? 8 : 16, threshold: random.pick([0.3, 0.6, 0.9]) };
       case 'flex_prefill':

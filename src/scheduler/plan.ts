@@ -6,7 +6,7 @@ import type { BuiltIndex, IndexLayer } from '../index/layer.js';
 import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
 import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
 import { type AttentionKernel, INDEX_BLOCK } from '../kernels/attention.js';
-import { chooseKernel } from '../kernels/choose.js';
+import { type ChosenKernel, chooseBandKernel, chooseKernel } from '../kernels/choose.js';
 import { storageFormat } from '../kernels/shader_text.js';
 import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
@@ -161,15 +161,20 @@ function workspaceBytes(layer: ResolvedLayer, options: PlanOptions, group: reado
   const indexed = indexLayer(layer, options);
   if (kind === 'vertical_slash') {
     const bytes = verticalSlashWorkspaceBytes(indexed, group.map(verticalSlashHead));
-    return bytes.transient + bytes.index;
+    return Math.max(bytes.transient, bandBytes(layer, options, group)) + bytes.index;
   }
   if (kind === 'block_sparse') return blockSparseWorkspaceBytes(indexed, group.map(blockSparseHead)).index;
   if (kind === 'x_attention') return xAttentionWorkspaceBytes(indexed, group.map(xAttentionHead)).index;
   if (kind === 'flex_prefill') {
     const bytes = flexPrefillWorkspaceBytes(indexed, group.map(flexPrefillHead));
-    return bytes.transient + bytes.index;
+    return Math.max(bytes.transient, bandBytes(layer, options, group)) + bytes.index;
   }
-  return 0;
+  return kind === 'static_vertical_slash' ? bandBytes(layer, options, group) : 0;
+}
+
+/** What the passes of a vertical-slash group pass on, where the caller has no room for it: the log-sum-exp of the bands. */
+function bandBytes(layer: ResolvedLayer, { profile }: PlanOptions, group: readonly Head[]): number {
+  return profile.matrix && !layer.lse && mayHaveBands(layer, group) ? group.length * layer.seqLen * 4 : 0;
 }
 
 /**
@@ -230,7 +235,26 @@ function windowArgs(pattern: HeadPattern): number[] {
  */
 const MATRIX_WORKGROUPS = 264;
 
-/** Records a group's attention kernel in slices of rows, last rows first. */
+/**
+ * Diagonals from which on a band has a pass of its own: a block of rows sees 64 keys more than that, and two blocks of rows that
+ * share them 128 more.
+ */
+const BAND_DIAGONALS = 512;
+
+/** One pass over a group's rows: a kernel, and what the passes differ in. */
+interface AttentionPass extends ChosenKernel {
+  readonly writesLse: boolean;
+  /** Keys that a tile of rows up to `row` visits of a head's pattern, of `visible`. */
+  readonly keys: (pattern: HeadPattern, visible: number, row: number) => number;
+}
+
+/** Whether heads may have bands that are worth a pass of their own. */
+function mayHaveBands(layer: ResolvedLayer, group: readonly Head[]): boolean {
+  if (layer.kvLen < 2 * BAND_DIAGONALS || kernelOf((group[0] as Head).pattern.kind) !== 'vertical_slash') return false;
+  return group.some(({ pattern }) => bandKeys(pattern, layer.kvLen) >= BAND_DIAGONALS);
+}
+
+/** Records a group's attention kernels in slices of rows, last rows first: for vertical-slash the bands, then the rest. */
 function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, group: IndexedGroup): void {
   const { profile } = options;
   const first = group.heads[0] as Head;
@@ -239,70 +263,90 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const k = bindWindow(rec.device, 'k', layer.k, first.kvHead, last.kvHead + 1);
   const v = bindWindow(rec.device, 'v', layer.v, first.kvHead, last.kvHead + 1);
   const o = bindWindow(rec.device, 'o', layer.o, first.head, last.head + 1);
-  const lse = bindLse(rec, layer, first.head, last.head + 1);
-  const { shader, blockM } = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, [q, k, v, o]);
+  const windows = [q, k, v, o];
+  const kernel = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, windows);
+  const band =
+    group.kernel === 'vertical_slash' && mayHaveBands(layer, group.heads)
+      ? chooseBandKernel(profile, layer.headDim, layer.q.dtype, windows)
+      : undefined;
+  const lse = bindLse(rec, layer, first.head, last.head + 1, band !== undefined);
   const entries = new Uint32Array(group.heads.length * 8);
   group.heads.forEach((h, i) => {
-    const entry = group.entries[i];
-    entries.set([h.head, h.kvHead, entry?.indexOffset ?? 0, ...(entry?.args ?? [])], i * 8);
+    const { indexOffset = 0, args = [] } = group.entries[i] ?? {};
+    // FlexPrefill's entries say more than a vertical-slash kernel reads.
+    const own = group.kernel === 'vertical_slash' ? [...args.slice(0, 2), band ? BAND_DIAGONALS : 0] : args;
+    entries.set([h.head, h.kvHead, indexOffset, ...own], i * 8);
   });
   const heads = rec.constant('heads', entries, 'storage');
 
+  const passes: AttentionPass[] = [
+    ...(band ? [{ ...band, writesLse: true, keys: bandKeys }] : []),
+    {
+      ...kernel,
+      writesLse: layer.lse !== undefined,
+      keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
+    },
+  ];
   const least = profile.matrix ? Math.ceil(MATRIX_WORKGROUPS / group.heads.length) : 1;
-  for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops, least)) {
-    const params = new Uint32Array([
-      layer.seqLen,
-      layer.kvLen,
-      layer.queryOffset,
-      0,
-      slice.tileEnd,
-      0,
-      layer.lse ? 1 : 0,
-      q.base,
-      q.headStride,
-      q.rowStride,
-      k.base,
-      k.headStride,
-      k.rowStride,
-      v.base,
-      v.headStride,
-      v.rowStride,
-      o.base,
-      o.headStride,
-      o.rowStride,
-      lse.base,
-      1,
-    ]);
-    new Float32Array(params.buffer)[3] = layer.scale * Math.LOG2E;
-    rec.dispatch({
-      stage: 'kernel',
-      shader,
-      bindings: [
-        rec.constant('attention params', params),
-        q.range,
-        k.range,
-        v.range,
-        o.range,
-        lse.range,
-        heads,
-        group.indexBuffer ?? heads,
-      ],
-      workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
-      flops: slice.flops,
-    });
+  for (const { shader, blockM, writesLse, keys } of passes) {
+    for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops, least, keys)) {
+      const params = new Uint32Array([
+        layer.seqLen,
+        layer.kvLen,
+        layer.queryOffset,
+        0,
+        slice.tileEnd,
+        0,
+        writesLse ? 1 : 0,
+        q.base,
+        q.headStride,
+        q.rowStride,
+        k.base,
+        k.headStride,
+        k.rowStride,
+        v.base,
+        v.headStride,
+        v.rowStride,
+        o.base,
+        o.headStride,
+        o.rowStride,
+        lse.base,
+        1,
+      ]);
+      new Float32Array(params.buffer)[3] = layer.scale * Math.LOG2E;
+      rec.dispatch({
+        stage: 'kernel',
+        shader,
+        bindings: [
+          rec.constant('attention params', params),
+          q.range,
+          k.range,
+          v.range,
+          o.range,
+          lse.range,
+          heads,
+          group.indexBuffer ?? heads,
+        ],
+        workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
+        flops: slice.flops,
+      });
+    }
   }
 }
 
+/** The caller's log-sum-exp; without one, workspace if the kernels need it among themselves. `base` counts f32, modulo 2^32. */
 function bindLse(
   rec: Recorder,
   layer: ResolvedLayer,
   headStart: number,
   headEnd: number,
+  needed: boolean,
 ): { range: { buffer: GPUBuffer; offset: number; size: number }; base: number } {
   if (!layer.lse) {
-    const buffer = rec.workspace('unused lse', 16);
+    const size = needed ? (headEnd - headStart) * layer.seqLen * 4 : 16;
+    const buffer = rec.workspace(needed ? 'lse of the bands' : 'unused lse', size);
     rec.release(buffer);
-    return { range: { buffer, offset: 0, size: 16 }, base: 0 };
+    return { range: { buffer, offset: 0, size }, base: needed ? -headStart * layer.seqLen : 0 };
   }
   const { buffer, offset } = layer.lse;
   const first = offset + headStart * layer.seqLen * 4;
@@ -320,7 +364,14 @@ interface RowSlice {
 }
 
 /** Cuts the tiles of rows into slices of about `budget` floating-point operations, but at least `least` tiles, last rows first. */
-function sliceRows(layer: ResolvedLayer, blockM: number, group: IndexedGroup, budget: number, least: number): RowSlice[] {
+function sliceRows(
+  layer: ResolvedLayer,
+  blockM: number,
+  group: IndexedGroup,
+  budget: number,
+  least: number,
+  keysOf: AttentionPass['keys'],
+): RowSlice[] {
   const slices: RowSlice[] = [];
   const tiles = Math.ceil(layer.seqLen / blockM);
   let tileEnd = tiles;
@@ -329,7 +380,7 @@ function sliceRows(layer: ResolvedLayer, blockM: number, group: IndexedGroup, bu
     const rows = Math.min(blockM, layer.seqLen - tile * blockM);
     const visible = layer.queryOffset + tile * blockM + rows;
     let keys = 0;
-    for (const { pattern } of group.heads) keys += estimateKeys(pattern, visible, layer, tile * blockM + rows - 1);
+    for (const { pattern } of group.heads) keys += keysOf(pattern, visible, tile * blockM + rows - 1);
     const cost = 4 * layer.headDim * rows * keys;
     const count = tileEnd - tile - 1;
     if (count > 0 && ((flops + cost > budget && count >= least) || count >= 65535)) {
@@ -368,6 +419,18 @@ function estimateKeys(pattern: HeadPattern, visible: number, layer: ResolvedLaye
   }
 }
 
+/** Keys that a tile of rows visits of a head's band, of `visible`: at most, where the index is only known on the GPU. */
+function bandKeys(pattern: HeadPattern, visible: number): number {
+  switch (pattern.kind) {
+    case 'static_vertical_slash':
+      return Math.min(visible, (pattern.runs[1] ?? 0) + 1);
+    case 'vertical_slash':
+      return Math.min(visible, pattern.slashSize);
+    default:
+      return visible / 4;
+  }
+}
+
 /** All attention shaders that these kinds of patterns may need, for preparing pipelines ahead of time. */
 export function attentionShaders(
   profile: DeviceProfile,
@@ -379,5 +442,7 @@ export function attentionShaders(
   const kernels = kinds.flatMap((kind): AttentionKernel[] =>
     kind === 'flex_prefill' ? ['vertical_slash', 'block_sparse'] : [kernelOf(kind)],
   );
-  return [...new Set(kernels)].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []).shader);
+  const band = kernels.includes('vertical_slash') ? chooseBandKernel(profile, headDim, dtype, []) : undefined;
+  const chosen = [...new Set(kernels)].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []));
+  return [...chosen, ...(band ? [band] : [])].map(({ shader }) => shader);
 }

@@ -12,7 +12,7 @@ import {
   tilingProblem,
 } from '../../src/kernels/matrix_config.js';
 
-const KERNELS = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const;
+const KERNELS = ['dense', 'a_shape', 'vertical_slash', 'block_sparse', 'slash_band'] as const;
 
 test('every tiling of the matrix tier compiles without a message', async () => {
   const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });

@@ -9,6 +9,7 @@ import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   MATRIX_TILINGS,
+  type MatrixKernel,
   type MatrixTiling,
   matrixBlockM,
   type TilingShape,
@@ -51,8 +52,11 @@ interface HeadIndex {
 // Filling for index words that no kernel may read: as a key or block number it lies far outside.
 const JUNK = 0x7ffffff0;
 
-/** A random pattern of one head, made to hit run gaps of 64 and 65 and columns inside and outside of runs. */
-function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Random): HeadIndex {
+/**
+ * A random pattern of one head, made to hit run gaps of 64 and 65 and columns inside and outside of runs.
+ * @param band least diagonals of a band, which half of the vertical-slash heads then have
+ */
+function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Random, band: number): HeadIndex {
   const offset = queryOffsetOf(shape);
   const end = offset + shape.queries;
   switch (kernel) {
@@ -72,8 +76,9 @@ function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Ran
     }
     case 'vertical_slash': {
       const columns = random.distinct(random.integer(0, 70), 0, shape.keys - 1);
-      const slashes = new Set([0]);
-      let s = 0;
+      const width = band > 0 ? random.pick([1, Math.max(1, band - 1), band, band + random.integer(1, 100)]) : 1;
+      const slashes = new Set(Array.from({ length: Math.min(width, shape.keys) }, (_, i) => i));
+      let s = width - 1;
       for (let i = random.integer(0, 12); i > 0; i--) {
         s += random.pick([1, 2, 63, 64, 65, 66, 130, random.integer(1, 300)]);
         if (s < shape.keys) slashes.add(s);
@@ -90,7 +95,7 @@ function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Ran
         ...runs.flatMap((run) => [run.lo, run.hi, run.prefix]),
         JUNK,
       ];
-      return { visible: keysOfVerticalSlash(shape, columns, sorted), words, args: [columns.length + 1, runs.length, 0] };
+      return { visible: keysOfVerticalSlash(shape, columns, sorted), words, args: [columns.length + 1, runs.length, band] };
     }
     case 'block_sparse': {
       const room = blocksPerRow(shape, random.integer(1, Math.ceil(shape.keys / BLOCK) + 1));
@@ -110,6 +115,8 @@ export interface MatrixRun {
   readonly kernel: AttentionKernel;
   readonly shape: AttentionShape;
   readonly tiling: MatrixTiling;
+  /** Of vertical-slash: bands of so many diagonals or more are another kernel's, which runs first. */
+  readonly band?: { readonly diagonals: number; readonly tiling: MatrixTiling };
   readonly storage?: MatrixStorage;
   readonly layout?: Layout;
   readonly lse?: boolean;
@@ -137,7 +144,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     }
   }
   const input = roundInput(raw);
-  const index = Array.from({ length: heads }, () => randomIndex(kernel, shape, random));
+  const index = Array.from({ length: heads }, () => randomIndex(kernel, shape, random, run.band?.diagonals ?? 0));
   const offsets: number[] = [];
   const words = [JUNK, JUNK, JUNK];
   for (const head of index) {
@@ -164,18 +171,29 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     device,
     new Uint32Array(index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0])),
   );
-  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape);
-  const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
+  const emulated = !device.features.has(MATRIX_FEATURE);
+  const pass = (kernel: MatrixKernel, tiling: MatrixTiling, writesLse: boolean) => {
+    const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
+    const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
+    const tiles = Math.ceil(queries / matrixBlockM(tiling));
+    const bytes = tiles * heads * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
+    return { shader, tiles, writesLse, bank: emulated ? [recorder.workspace('emulated matrices', bytes)] : [] };
+  };
   const windows = [q, k, v, o].map((tensor, i) => bindWindow(device, 'qkvo'.charAt(i), tensor, 0, tensor.heads));
   const recorder = recorderOf(device);
-  const tiles = Math.ceil(queries / matrixBlockM(tiling));
-  const invocations = tiles * heads * tiling.subgroups * SUBGROUP_SIZE;
-  const bank = ops ? [recorder.workspace('emulated matrices', invocations * EMULATION_BYTES)] : [];
-  const record = (rowTileEnd: number, rowTiles: number, headStart: number, headCount: number): void => {
+  const last = pass(kernel, tiling, run.lse ?? false);
+  const passes = [...(run.band ? [pass('slash_band', run.band.tiling, true)] : []), last];
+  const record = (
+    { shader, bank, writesLse }: typeof last,
+    rowTileEnd: number,
+    rowTiles: number,
+    headStart: number,
+    headCount: number,
+  ): void => {
     const params = new Uint32Array(24);
     params.set([queries, keys, offset]);
     new Float32Array(params.buffer)[3] = scaleOf(input) * Math.LOG2E;
-    params.set([rowTileEnd, headStart, run.lse ? 1 : 0], 4);
+    params.set([rowTileEnd, headStart, writesLse ? 1 : 0], 4);
     params.set(
       windows.flatMap((w) => [w.base, w.headStride, w.rowStride]),
       7,
@@ -188,13 +206,16 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
       workgroups: [rowTiles, headCount],
     });
   };
-  await gpuOf(device).pipelines.prepare([shader]);
-  if (run.split) {
-    for (let head = 0; head < heads; head++) {
-      for (let tile = tiles; tile > 0; tile -= 2) record(tile, Math.min(2, tile), head, 1);
+  await gpuOf(device).pipelines.prepare(passes.map(({ shader }) => shader));
+  for (const each of passes) {
+    const { tiles } = each;
+    if (!run.split) {
+      record(each, tiles, tiles, 0, heads);
+      continue;
     }
-  } else {
-    record(tiles, tiles, 0, heads);
+    for (let head = 0; head < heads; head++) {
+      for (let tile = tiles; tile > 0; tile -= 2) record(each, tile, Math.min(2, tile), head, 1);
+    }
   }
   submit(recorder);
   const actual = await readTensor(device, o, 'o');
@@ -203,7 +224,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
   for (const buffer of [indexBuffer, entries]) buffer.destroy();
 
   const expected = attentionRows(input, (head) => (index[head] as HeadIndex).visible);
-  const what = `${shader.label} ${JSON.stringify(shape)}`;
+  const what = `${passes.map(({ shader }) => shader.label).join(', ')} ${JSON.stringify(shape)}`;
   const error = relativeError(actual, expected.o);
   const worst = worstRowError(actual, expected.o, headDim);
   const where = (row: number): string => `head ${Math.floor(row / queries)} row ${row % queries}`;
@@ -228,9 +249,14 @@ function shapes(ctx: SuiteContext): readonly MatrixShape[] {
   return own.length > 0 ? own : MATRIX_SHAPES;
 }
 
+/** Whether the device has subgroup matrices, and so more workgroup memory than software devices. */
+function onDevice(ctx: SuiteContext): boolean {
+  return matrixShapes(ctx.device).length > 0;
+}
+
 /** Both ways of ordering a subgroup's memory accesses; emulation knows only one. */
 function syncs(ctx: SuiteContext): readonly MatrixTiling['sync'][] {
-  return matrixShapes(ctx.device).length > 0 ? ['workgroup', 'subgroup'] : ['workgroup'];
+  return onDevice(ctx) ? ['workgroup', 'subgroup'] : ['workgroup'];
 }
 
 /** A tiling that suits every pattern and, at all head sizes up to 128, the memory of software devices. */
@@ -305,6 +331,36 @@ for (const kernel of KERNELS) {
     await checkMatrix(ctx, `${name} late`, { ...run, shape, boost: { key: 90, factor: 10 } });
     for (const scale of [0, -0.2]) await checkMatrix(ctx, `${name} ${scale}`, { ...run, shape: { ...shape, scale } });
     await checkMatrix(ctx, `${name} split`, { ...run, shape: { ...shape, queries: 330, keys: 330 }, split: true });
+  });
+}
+
+// Bands in pairs and without, and the rest in one strip, in two and in pairs.
+for (const [rows, change] of [
+  ['pairs', {}],
+  ['strips', { subgroups: 2, strips: 2, keys: 16, scoreKeys: 16 }],
+  ['pairs, both', { keys: 32, staging: 'overlap', pairs: true }],
+] as const) {
+  add(`bands of vertical-slash first, ${rows}`, async (ctx, name) => {
+    const tiling = { ...plainTiling(ctx), ...change };
+    const pairs: MatrixTiling = { ...plainTiling(ctx), subgroups: onDevice(ctx) ? 8 : 4, staging: 'overlap', pairs: true };
+    const plain: MatrixTiling = { ...plainTiling(ctx), subgroups: 8 };
+    const run = { kernel: 'vertical_slash', tiling, lse: true } as const;
+    for (const [diagonals, n, queryOffset, band, headDim] of [
+      [1, 65, 0, plain, 32],
+      [64, 200, 0, plain, 32],
+      [100, 330, 0, pairs, 32],
+      [70, 150, 37, pairs, rows === 'pairs' ? 80 : 32],
+      [130, 129, 256, plain, 32],
+    ] as const) {
+      const shape = { heads: 4, kvHeads: 2, queries: n, keys: n + queryOffset, headDim, queryOffset };
+      const bands = { diagonals, tiling: band };
+      await checkMatrix(ctx, `${name} ${diagonals} ${n}`, { ...run, shape, band: bands, split: n === 330 });
+    }
+    const shape = { heads: 2, kvHeads: 1, queries: 150, keys: 187, headDim: 32, queryOffset: 37 };
+    const band = { diagonals: 20, tiling: pairs };
+    await checkMatrix(ctx, `${name} late`, { ...run, shape, band, boost: { key: 70, factor: 10 } });
+    const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
+    await checkMatrix(ctx, `${name} strides`, { ...run, shape, band, layout, storage: 'f16', lse: true });
   });
 }
 

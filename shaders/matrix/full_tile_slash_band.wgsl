@@ -1,0 +1,9 @@
+// The nearest keys that every row sees.
+fn first_tile() -> u32 {
+  return band_seen;
+}
+
+// Does every row of the workgroup see every key of the tile, whose first key is key0?
+fn tile_is_full(entry: HeadEntry, row0: u32, tile: u32, key0: u32) -> bool {
+  return key0 + band_hi >= block_position(row0 + BLOCK_M - 1u) && key0 + BLOCK_N - 1u <= params.q_offset + row0;
+}

@@ -1,0 +1,76 @@
+import { expect, test } from 'vitest';
+import { openNodeDevice } from '../../src/device/node.js';
+import { PipelineCache } from '../../src/device/pipelines.js';
+import { BufferPool } from '../../src/device/pool.js';
+import { profileDevice } from '../../src/device/profile.js';
+import { Recorder } from '../../src/device/recorder.js';
+import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { planLayer } from '../../src/scheduler/plan.js';
+import type { HeadPattern } from '../../src/scheduler/types.js';
+import { resolveLayer } from '../../src/scheduler/validate.js';
+
+const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+const f16 = profileDevice(device, 'f16');
+const matrix = { ...f16, tier: 'matrix', matrix: { shapes: MATRIX_SHAPES, sync: 'subgroup' } } as const;
+const [buffer, o, own] = [0, 1, 2].map(() => device.createBuffer({ size: 2 ** 24, usage: 0x80 })) as [
+  GPUBuffer,
+  GPUBuffer,
+  GPUBuffer,
+];
+
+/** The attention kernels of a layer of two heads, in order, and the largest workspace of a label. */
+function record(pattern: HeadPattern, change: { seqLen?: number; lse?: boolean; plain?: boolean } = {}) {
+  const { seqLen = 4096, lse = false, plain = false } = change;
+  const pool = new BufferPool(device);
+  const rec = new Recorder(device, pool, new PipelineCache(device));
+  const workspaces = new Map<string, number>();
+  const workspace = rec.workspace.bind(rec);
+  rec.workspace = (label, size) => {
+    workspaces.set(label, size);
+    return workspace(label, size);
+  };
+  const profile = plain ? f16 : matrix;
+  const layer = resolveLayer(profile, {
+    q: buffer,
+    k: buffer,
+    v: buffer,
+    o,
+    numHeads: 2,
+    numKvHeads: 1,
+    headDim: 64,
+    seqLen,
+    dtype: 'f16',
+    patterns: pattern,
+    ...(lse ? { lse: own } : {}),
+  });
+  planLayer(rec, layer, { profile, workspaceLimit: 2 ** 28, dispatchFlops: 1e15 });
+  const kernels = rec.steps.flatMap((s) => (s.kind === 'dispatch' && s.stage === 'kernel' ? [s.label.split(' ')[0]] : []));
+  const flops = rec.steps.reduce((sum, s) => sum + (s.kind === 'dispatch' && s.stage === 'kernel' ? s.flops : 0), 0);
+  pool.destroy();
+  return { kernels, flops, lseBytes: workspaces.get('lse of the bands') };
+}
+
+const wide: HeadPattern = { kind: 'static_vertical_slash', columns: [1, 5], runs: [0, 600, 2000, 2050] };
+
+test('wide bands of vertical-slash heads have a pass of their own, before the rest', () => {
+  expect(record(wide)).toMatchObject({ kernels: ['slash_band', 'vertical_slash'], lseBytes: 2 * 4096 * 4 });
+  // What the GPU is to choose may be a band.
+  const chosen: HeadPattern = { kind: 'vertical_slash', verticalSize: 100, slashSize: 1000 };
+  expect(record(chosen).kernels).toEqual(['slash_band', 'vertical_slash']);
+  const flex = record({ kind: 'flex_prefill' });
+  expect(flex.kernels).toEqual(['slash_band', 'vertical_slash', 'block_sparse']);
+  // The caller's log-sum-exp does where there is one.
+  expect(record(wide, { lse: true })).toMatchObject({ kernels: ['slash_band', 'vertical_slash'], lseBytes: undefined });
+});
+
+test('narrow bands, short prompts and other tiers have none', () => {
+  const one = { kernels: ['vertical_slash'], lseBytes: undefined };
+  expect(record({ ...wide, runs: [0, 510, 2000, 2050] })).toMatchObject(one);
+  expect(record({ kind: 'vertical_slash', verticalSize: 100, slashSize: 500 })).toMatchObject(one);
+  expect(record(wide, { seqLen: 1000 })).toMatchObject(one);
+  expect(record(wide, { plain: true })).toMatchObject(one);
+});
+
+test('the work of a band is not counted twice', () => {
+  expect(record(wide).flops / record(wide, { plain: true }).flops).toBeCloseTo(1, 1);
+});
