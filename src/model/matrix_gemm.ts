@@ -158,7 +158,7 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
  * A workgroup computes blockM x blockN elements, each of its subgroups subgroupM x subgroupN of them, in matrices that
  * are variables of their own: arrays of matrices land in local memory. Each step of `depth` columns stages both operands
  * in workgroup memory, and the words of the next one are on their way meanwhile. A subgroup keeps the operands of two steps of k in
- * registers: it multiplies one while it loads the other, and the last ones of a tile while the next tile is staged, so that one buffer
+ * registers: it multiplies one while it loads the other, and the last ones of a tile while the next one is staged, so that one buffer
  * does. At the end the sums pass through the same memory, 16 rows at a time, since elements of a matrix cannot be reached.
  *
  * Rows past the end repeat the last one; their results are not stored. n, and the columns and stride of C, must be
@@ -280,38 +280,18 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
       ops.each('j', columnMatrices, (j) => operand('right', j, 'Right', `BLOCK_M + subgroup_column + ${wgsl(times(j, n))}`)),
     );
   };
+  /** Products of a set and of one column. */
+  const products = (set: number, j: Index): string[] =>
+    rowMatrices.map((i) =>
+      ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${set}`, i), ops.get(`right_${set}`, j), ops.get(`c_${i}`, j))),
+    );
   /** Columns of products of the last but one step of a tile that stand in front of the barrier before the staging: warps wait less. */
   const ahead = columnMatrices >> 1;
   /** Products of a set and of columns from `start` to `end`, other statements between, so that stores do not queue up in front. */
   const multiplyColumns = (set: number, start: number, end: number, others: readonly string[] = []): string =>
-    lines(
-      range(end - start).map((column) =>
-        lines(
-          rowMatrices.map((i) =>
-            ops.set(
-              `c_${i}`,
-              start + column,
-              ops.multiplyAdd(
-                ops.get(`left_${set}`, i),
-                ops.get(`right_${set}`, start + column),
-                ops.get(`c_${i}`, start + column),
-              ),
-            ),
-          ),
-          part(others, column, end - start),
-        ),
-      ),
-    );
+    lines(range(end - start).map((column) => lines(products(set, start + column), part(others, column, end - start))));
   /** Products of a set, all columns. */
-  const multiply = (set: number): string => {
-    return ops.each('j', columnMatrices, (j) =>
-      lines(
-        rowMatrices.map((i) =>
-          ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${set}`, i), ops.get(`right_${set}`, j), ops.get(`c_${i}`, j))),
-        ),
-      ),
-    );
-  };
+  const multiply = (set: number): string => ops.each('j', columnMatrices, (j) => lines(products(set, j)));
   // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
   // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
   // first and the staging, so that each word is fetched when the one before it has been stored.

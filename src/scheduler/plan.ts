@@ -174,7 +174,8 @@ function workspaceBytes(layer: ResolvedLayer, options: PlanOptions, group: reado
 
 /** What the passes of a vertical-slash group pass on, where the caller has no room for it: the log-sum-exp of the bands. */
 function bandBytes(layer: ResolvedLayer, { profile }: PlanOptions, group: readonly Head[]): number {
-  return profile.matrix && !layer.lse && mayHaveBands(layer, group) ? group.length * layer.seqLen * 4 : 0;
+  const heads = (group[group.length - 1] as Head).head - (group[0] as Head).head + 1;
+  return profile.matrix && !layer.lse && mayHaveBands(layer, group) ? heads * layer.seqLen * 4 : 0;
 }
 
 /**
