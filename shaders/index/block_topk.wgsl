@@ -28,6 +28,38 @@ const CHUNK: u32 = THREADS * KEYS_PER_THREAD;
 
 var<workgroup> local_histogram: array<atomic<u32>, BINS>;
 
+// Which of four neighbouring keys from `i` on lie before `end`. Keys are named one by one below: a vector that a loop indexes would
+// lie in memory.
+fn before(i: u32, end: u32) -> vec4<bool> {
+  return vec4<u32>(i, i + 1u, i + 2u, i + 3u) < vec4<u32>(end);
+}
+
+// Counts a key's digit if it starts with the digits found before.
+fn count_digit(key: u32, exists: bool, digit: u32, found: u32) {
+  if (exists && prefix_of(key, digit) == found) {
+    atomicAdd(&local_histogram[digit_of(key, digit)], 1u);
+  }
+}
+
+// What a row's selection has come to: keys above the threshold and equal to it, so far.
+struct Place {
+  above: u32,
+  equal: u32,
+}
+
+// Writes a block if its key is above the threshold, or equal to it and among the first `take` that are.
+fn select_block(place: ptr<function, Place>, key: u32, exists: bool, block: u32, limit: vec2<u32>, out: u32) {
+  if (exists && key > limit.x) {
+    index[out + (*place).above + min((*place).equal, limit.y)] = block;
+    (*place).above += 1u;
+  } else if (exists && key == limit.x) {
+    if ((*place).equal < limit.y) {
+      index[out + (*place).above + (*place).equal] = block;
+    }
+    (*place).equal += 1u;
+  }
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let block = params.first_block + workgroup.x;
@@ -52,12 +84,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
     for (var i = 4u * thread; i < count; i += 4u * THREADS) {
-      let four = scores[row + i / 4u];
-      for (var j = 0u; j < min(4u, count - i); j++) {
-        if (prefix_of(four[j], digit) == limit.x) {
-          atomicAdd(&local_histogram[digit_of(four[j], digit)], 1u);
-        }
-      }
+      let key = scores[row + i / 4u];
+      let exists = before(i, count);
+      count_digit(key.x, exists.x, digit, limit.x);
+      count_digit(key.y, exists.y, digit, limit.x);
+      count_digit(key.z, exists.z, digit, limit.x);
+      count_digit(key.w, exists.w, digit, limit.x);
     }
     workgroupBarrier();
     var counts: array<u32, BINS_PER_THREAD>;
@@ -67,8 +99,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let digit_rank = find_digit(thread, limit.y, &counts);
     limit = vec2<u32>((limit.x << digit_bits(digit)) | digit_rank.x, digit_rank.y);
   }
-  let threshold = limit.x;
-  let take = limit.y;
 
   // Each thread owns consecutive keys of a chunk. Both counts fit 16 bits: a chunk has 2048 keys.
   var above_before = 0u;
@@ -76,29 +106,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   for (var chunk = 0u; chunk < count; chunk += CHUNK) {
     let start = min(chunk + thread * KEYS_PER_THREAD, count);
     let end = min(start + KEYS_PER_THREAD, count);
-    var own = 0u;
+    var own = vec4<u32>();
     for (var i = start; i < end; i += 4u) {
-      let four = scores[row + i / 4u];
-      for (var j = 0u; j < min(4u, end - i); j++) {
-        own += select(0u, 1u, four[j] > threshold) + select(0u, 0x10000u, four[j] == threshold);
-      }
+      let key = scores[row + i / 4u];
+      let above = select(vec4<u32>(), vec4<u32>(1u), key > vec4<u32>(limit.x));
+      let equal = select(vec4<u32>(), vec4<u32>(0x10000u), key == vec4<u32>(limit.x));
+      own += select(vec4<u32>(), above + equal, before(i, end));
     }
-    let own_end = prefix_sum(thread, own);
+    let own_count = (own.x + own.y) + (own.z + own.w);
+    let own_end = prefix_sum(thread, own_count);
     let total = total_of(thread, own_end);
-    var above = above_before + ((own_end - own) & 0xffffu);
-    var equal = equal_before + ((own_end - own) >> 16u);
-    for (var i = start; i < end; i += 4u) {
-      let four = scores[row + i / 4u];
-      for (var j = 0u; j < min(4u, end - i); j++) {
-        if (four[j] > threshold) {
-          index[out + above + min(equal, take)] = i + j;
-          above += 1u;
-        } else if (four[j] == threshold) {
-          if (equal < take) {
-            index[out + above + equal] = i + j;
-          }
-          equal += 1u;
-        }
+    var place = Place(above_before + ((own_end - own_count) & 0xffffu), equal_before + ((own_end - own_count) >> 16u));
+    if (own_count > 0u) {
+      for (var i = start; i < end; i += 4u) {
+        let key = scores[row + i / 4u];
+        let exists = before(i, end);
+        select_block(&place, key.x, exists.x, i, limit, out);
+        select_block(&place, key.y, exists.y, i + 1u, limit, out);
+        select_block(&place, key.z, exists.z, i + 2u, limit, out);
+        select_block(&place, key.w, exists.w, i + 3u, limit, out);
       }
     }
     above_before += total & 0xffffu;
