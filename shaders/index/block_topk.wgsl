@@ -47,7 +47,8 @@ struct Place {
   equal: u32,
 }
 
-// Writes a block if its key is above the threshold, or equal to it and among the first `take` that are.
+// Writes a block if its key is above the threshold, or equal to it and early enough. `limit` is (threshold, how many keys to take
+// that are equal to it).
 fn select_block(place: ptr<function, Place>, key: u32, exists: bool, block: u32, limit: vec2<u32>, out: u32) {
   if (exists && key > limit.x) {
     index[out + (*place).above + min((*place).equal, limit.y)] = block;

@@ -9,7 +9,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
-import { bindWindow, type Tensor } from '../kernels/tensor.js';
+import { bindWindow, type Tensor, windowWords } from '../kernels/tensor.js';
 import {
   type BuiltIndex,
   type BuiltIndexEntry,
@@ -220,7 +220,7 @@ export function recordMeanPool(
 ): void {
   const [start, end] = headRange(heads);
   const window = bindWindow(rec.device, name, tensor, start, end);
-  const params = uniform(rec, 'pool parameters', [tensor.rows, blocks, window.base, window.headStride, window.rowStride]);
+  const params = uniform(rec, 'pool parameters', [tensor.rows, blocks, ...windowWords(window)]);
   const x = Math.min(blocks, GRID_X);
   rec.dispatch({
     stage: 'estimate',

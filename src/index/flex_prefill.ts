@@ -12,7 +12,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
-import { bindWindow } from '../kernels/tensor.js';
+import { bindWindow, windowWords } from '../kernels/tensor.js';
 import { blockScoreShaders, cutStrips, paddedRows, recordMeanPool, type Strip, TILE_KEYS } from './block_sparse.js';
 import {
   type BuiltIndex,
@@ -244,17 +244,7 @@ export function recordFlexPrefillIndex(
   ]);
   const [qStart, qEnd] = headRange(heads.map((h) => h.head));
   const q = bindWindow(rec.device, 'q', layer.q, qStart, qEnd, n - rows, n);
-  const decideParams = [
-    rows,
-    n - rows,
-    kBlocks,
-    poolBlocks,
-    scores.stride,
-    f32Bits(layer.scale * Math.LOG2E),
-    q.base,
-    q.headStride,
-    q.rowStride,
-  ];
+  const decideParams = [rows, n - rows, kBlocks, poolBlocks, scores.stride, f32Bits(layer.scale * Math.LOG2E), ...windowWords(q)];
   rec.dispatch({
     stage: 'estimate',
     shader: shaders.decide,

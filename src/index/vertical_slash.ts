@@ -10,7 +10,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
-import { bindWindow } from '../kernels/tensor.js';
+import { bindWindow, windowWords } from '../kernels/tensor.js';
 import {
   type BuiltIndex,
   type BuiltIndexEntry,
@@ -246,12 +246,7 @@ export function recordVerticalSlashScores(
         tiles,
         first,
         f32Bits(layer.scale * LOG2E),
-        q.base,
-        q.headStride,
-        q.rowStride,
-        k.base,
-        k.headStride,
-        k.rowStride,
+        ...windowWords(q, k),
         forced.columns,
         keptTiles,
       ]);

@@ -9,7 +9,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
-import { bindWindow } from '../kernels/tensor.js';
+import { bindWindow, windowWords } from '../kernels/tensor.js';
 import {
   type BuiltIndex,
   type BuiltIndexEntry,
@@ -206,12 +206,7 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       const params = uniform(r, 'x-attention parameters', [
         ...sizes,
         f32Bits((l.scale / stride) * Math.LOG2E),
-        q.base,
-        q.headStride,
-        q.rowStride,
-        k.base,
-        k.headStride,
-        k.rowStride,
+        ...windowWords(q, k),
       ]);
       const lists = batch.length * count;
       const rows = lists * tile.rows;

@@ -19,6 +19,16 @@ function matrixTiling(profile: DeviceProfile, kernel: MatrixKernel, headDim: num
   return tilings?.matrix?.[kernel] ?? chooseMatrixTiling({ ...matrix, limits }, kernel, headDim);
 }
 
+/** A kernel of the matrix tier. */
+function matrixKernel(
+  kernel: MatrixKernel,
+  headDim: number,
+  windows: readonly TensorWindow[],
+  tiling: MatrixTiling,
+): ChosenKernel {
+  return { shader: matrixAttentionShader(kernel, headDim, matrixStorage(windows), tiling), blockM: matrixBlockM(tiling) };
+}
+
 /** The tiling that a kernel gets: in the matrix tier its own, unless the tensors are f32 or no tiling of it fits. */
 export function chooseKernelTiling(
   profile: DeviceProfile,
@@ -43,10 +53,7 @@ export function chooseKernel(
   windows: readonly TensorWindow[],
 ): ChosenKernel {
   const tiling = chooseKernelTiling(profile, kernel, headDim, dtype);
-  if (tiling.matrix) {
-    const shader = matrixAttentionShader(kernel, headDim, matrixStorage(windows), tiling.matrix);
-    return { shader, blockM: matrixBlockM(tiling.matrix) };
-  }
+  if (tiling.matrix) return matrixKernel(kernel, headDim, windows, tiling.matrix);
   const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), tiling.plain);
   return { shader, blockM: tiling.plain.blockM };
 }
@@ -64,6 +71,5 @@ export function chooseBandKernel(
   const rest = matrixTiling(profile, 'vertical_slash', headDim, dtype);
   const band = matrixTiling(profile, 'slash_band', headDim, dtype);
   if (!rest || !band || matrixBlockM(band) <= matrixBlockM(rest)) return undefined;
-  const shader = matrixAttentionShader('slash_band', headDim, matrixStorage(windows), band);
-  return { shader, blockM: matrixBlockM(band) };
+  return matrixKernel('slash_band', headDim, windows, band);
 }

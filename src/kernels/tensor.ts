@@ -67,6 +67,11 @@ export function bindWindow(
   };
 }
 
+/** What a shader's parameters say of windows, one after the other: base and strides. */
+export function windowWords(...windows: readonly TensorWindow[]): number[] {
+  return windows.flatMap((w) => [w.base, w.headStride, w.rowStride]);
+}
+
 /** Bytes of the window that {@link bindWindow} would bind (an upper bound). */
 export function windowBytes(tensor: Tensor, heads: number, rows: number): number {
   return ((heads - 1) * tensor.headStride + (rows - 1) * tensor.rowStride + tensor.headDim) * BYTES[tensor.dtype] + 512;

@@ -8,7 +8,7 @@ import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_atte
 import { type AttentionKernel, INDEX_BLOCK } from '../kernels/attention.js';
 import { type ChosenKernel, chooseBandKernel, chooseKernel } from '../kernels/choose.js';
 import { storageFormat } from '../kernels/shader_text.js';
-import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
+import { bindWindow, type Tensor, windowBytes, windowWords } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
 import type {
   BlockSparsePattern,
@@ -249,10 +249,9 @@ interface AttentionPass extends ChosenKernel {
   readonly keys: (pattern: HeadPattern, visible: number, row: number) => number;
 }
 
-/** Whether heads may have bands that are worth a pass of their own. */
+/** Whether heads with an index of columns and diagonals may have bands that are worth a pass of their own. */
 function mayHaveBands(layer: ResolvedLayer, group: readonly Head[]): boolean {
-  if (layer.kvLen < 2 * BAND_DIAGONALS || kernelOf((group[0] as Head).pattern.kind) !== 'vertical_slash') return false;
-  return group.some(({ pattern }) => bandKeys(pattern, layer.kvLen) >= BAND_DIAGONALS);
+  return layer.kvLen >= 2 * BAND_DIAGONALS && group.some(({ pattern }) => bandKeys(pattern, layer.kvLen) >= BAND_DIAGONALS);
 }
 
 /** Records a group's attention kernels in slices of rows, last rows first: for vertical-slash the bands, then the rest. */
@@ -299,18 +298,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         slice.tileEnd,
         0,
         writesLse ? 1 : 0,
-        q.base,
-        q.headStride,
-        q.rowStride,
-        k.base,
-        k.headStride,
-        k.rowStride,
-        v.base,
-        v.headStride,
-        v.rowStride,
-        o.base,
-        o.headStride,
-        o.rowStride,
+        ...windowWords(...windows),
         lse.base,
         1,
       ]);

@@ -18,7 +18,7 @@ const [buffer, o, own] = [0, 1, 2].map(() => device.createBuffer({ size: 2 ** 24
   GPUBuffer,
 ];
 
-/** The attention kernels of a layer of two heads, in order, and the largest workspace of a label. */
+/** The attention kernels of a layer of two heads, in order, their work, and the workspace that they pass on. */
 function record(pattern: HeadPattern, change: { seqLen?: number; lse?: boolean; plain?: boolean } = {}) {
   const { seqLen = 4096, lse = false, plain = false } = change;
   const pool = new BufferPool(device);

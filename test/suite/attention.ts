@@ -10,7 +10,7 @@ import {
   tilingName,
 } from '../../src/kernels/attention.js';
 import { storageFormat } from '../../src/kernels/shader_text.js';
-import { bindWindow, type DType, type Tensor } from '../../src/kernels/tensor.js';
+import { bindWindow, type DType, type Tensor, windowWords } from '../../src/kernels/tensor.js';
 import {
   type AttentionInput,
   type AttentionShape,
@@ -183,10 +183,7 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
     words.set([queries, keys, offset]);
     new Float32Array(words.buffer)[3] = scaleOf(input) * Math.LOG2E;
     words.set([rowTileEnd, headStart, run.lse ? 1 : 0], 4);
-    words.set(
-      windows.flatMap((w) => [w.base, w.headStride, w.rowStride]),
-      7,
-    );
+    words.set(windowWords(...windows), 7);
     words.set([lse.offset, 1], 19);
     recorder.dispatch({
       stage: 'kernel',

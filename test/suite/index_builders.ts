@@ -519,14 +519,13 @@ const blockSparseCases: SuiteCase[] = [
     name: 'block-sparse index: more key blocks than one chunk of the selection takes',
     once: true,
     async run(ctx) {
-      // Few are listed, or the row is searched.
       const shape: TestShape = { heads: 2, kvHeads: 1, queries: 100, keys: 2100 * 64 + 17, headDim: 64, dtype: 'f32' };
       const input = randomLayer(shape, randomOf(ctx, 'many blocks').integer(0, 2 ** 31));
       await checkBlockSparse(ctx, input, shape, [400, 100]);
     },
   },
   {
-    name: 'block-sparse index: more equal scores than can be listed',
+    name: 'block-sparse index: hundreds of equal scores, of which some are kept',
     once: true,
     async run(ctx) {
       const shape: TestShape = { heads: 1, kvHeads: 1, queries: 64, keys: 900 * 64, headDim: 64, dtype: 'f32' };

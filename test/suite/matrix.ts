@@ -17,7 +17,7 @@ import {
 } from '../../src/kernels/matrix_config.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
-import { bindWindow } from '../../src/kernels/tensor.js';
+import { bindWindow, windowWords } from '../../src/kernels/tensor.js';
 import {
   type AttentionInput,
   type AttentionShape,
@@ -194,10 +194,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     params.set([queries, keys, offset]);
     new Float32Array(params.buffer)[3] = scaleOf(input) * Math.LOG2E;
     params.set([rowTileEnd, headStart, writesLse ? 1 : 0], 4);
-    params.set(
-      windows.flatMap((w) => [w.base, w.headStride, w.rowStride]),
-      7,
-    );
+    params.set(windowWords(...windows), 7);
     params.set([lse.offset, 1], 19);
     recorder.dispatch({
       stage: 'kernel',
