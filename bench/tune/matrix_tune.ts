@@ -94,7 +94,7 @@ function label(t: MatrixTiling): string {
     t.pipelined ? `${t.staging}+pipe` : t.staging,
     `${m}x${n}x${k}`,
     t.sync,
-    ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
+    ...(t.scorePad === 2 ? [] : [`pad${t.scorePad}`]),
   ].join(' ');
 }
 
@@ -371,12 +371,12 @@ async function main(options: Options): Promise<void> {
     if (options.json)
       writeFileSync(options.json, JSON.stringify({ device: profile.name, headDim, heads, emulate, rows }, null, 1));
   };
-  const describe = (w: string, tiling: MatrixTiling): Omit<Row, 'failure'> => ({
-    workload: w,
+  const describe = ({ name, kernel }: Workload, tiling: MatrixTiling): Omit<Row, 'failure'> => ({
+    workload: name,
     variant: [label(tiling), tuner.ablations.get(tiling) ?? ''].join(' ').trim(),
     tiling,
     registers: estimateRegisters(headDim, tiling).total,
-    workgroupBytes: matrixWorkgroupBytes(headDim, tiling),
+    workgroupBytes: matrixWorkgroupBytes(kernel, headDim, tiling),
   });
   const failed = new Set<MatrixTiling>();
 
@@ -385,7 +385,7 @@ async function main(options: Options): Promise<void> {
       (t) =>
         !failed.has(t) &&
         !tilingProblem(w.kernel, headDim, t) &&
-        matrixWorkgroupBytes(headDim, t) <= limits.maxComputeWorkgroupStorageSize &&
+        matrixWorkgroupBytes(w.kernel, headDim, t) <= limits.maxComputeWorkgroupStorageSize &&
         t.subgroups * SUBGROUP_SIZE <= limits.maxComputeInvocationsPerWorkgroup,
     );
     const failures = await tuner.prepare(w.kernel, fitting);
@@ -410,7 +410,7 @@ async function main(options: Options): Promise<void> {
         failure = String(error);
       }
       if (failure) failed.add(t);
-      const row: Row = { ...describe(w.name, t), ...result, ...(failure ? { failure } : {}) };
+      const row: Row = { ...describe(w, t), ...result, ...(failure ? { failure } : {}) };
       console.error(
         `${w.name}: ${row.variant}: ${failure ?? `${row.ms?.toFixed(3)} ms, ${row.tflops?.toFixed(1)} TFLOPS, error ${row.error?.toExponential(1)}`}`,
       );

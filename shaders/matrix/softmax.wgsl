@@ -26,3 +26,9 @@ fn visited(step: u32, tiles: u32) -> u32 {
   let down = tiles - min(step, tiles);
   return select(down - select(0u, 1u, down <= first && down > 0u), first, step == 0u);
 }
+
+// Probabilities of 16 keys lie in the order 0-3, 8-11, 4-7, 12-15: the words of eight that each of a row's two invocations packs. Rows
+// of V must lie in the same order.
+fn slot_of(key: u32) -> u32 {
+  return (key & ~12u) | ((key & 4u) << 1u) | ((key & 8u) >> 1u);
+}

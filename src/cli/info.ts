@@ -105,7 +105,7 @@ function tilingOf(profile: DeviceProfile, headDim: number): { tiling: TilingSumm
           blockN: matrix.keys,
           threads: matrix.subgroups * SUBGROUP_SIZE,
           staged: `f16, ${m}x${n}x${k}`,
-          workgroupBytes: matrixWorkgroupBytes(headDim, matrix),
+          workgroupBytes: matrixWorkgroupBytes('dense', headDim, matrix),
         },
       };
     }

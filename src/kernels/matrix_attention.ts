@@ -109,7 +109,7 @@ export function matrixAttentionShader(
     `q-${t.queries}`,
     t.staging,
     ...(t.pipelined ? ['pipelined'] : []),
-    ...(t.scorePad === 1 ? [] : [`pad${t.scorePad}`]),
+    ...(t.scorePad === 2 ? [] : [`pad${t.scorePad}`]),
     ops.name,
   ].join(' ');
   const spec = { label: `${kernel} matrix D=${headDim} ${storage} ${tag}`, bindings: [...ATTENTION_BINDINGS, ...ops.bindings] };
@@ -132,16 +132,14 @@ export function matrixAttentionShader(
 /** Writes the entry point of one kernel. */
 class KernelBody extends TileWriter {
   readonly #strips: readonly number[];
-  /** Consecutive keys that one invocation handles, and how many such groups. */
-  readonly #width: number;
-  readonly #groups: readonly number[];
+  /** An invocation's scores of a row, four keys each: every other four (see {@link TileWriter.keyOf}). */
+  readonly #fours: readonly number[];
 
   constructor(kernel: MatrixKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
     const { scoreKeys } = tiling;
     super(kernel, headDim, tiling, ops, { rows: STRIP_ROWS, keys: scoreKeys, columns: headDim });
     this.#strips = range(tiling.strips);
-    this.#width = Math.min(16, scoreKeys / 2);
-    this.#groups = range(scoreKeys / 2 / this.#width);
+    this.#fours = range(scoreKeys / 8);
   }
 
   /** Every (strip, row matrix) of a subgroup, with its name. */
@@ -432,16 +430,9 @@ ${this.loadOutput(`row_${s}`, start, columns, `s_row_${s}`)}
     );
   }
 
-  /** Offset from a row's start of the vec4 j of this invocation's group g of scores. */
-  #scoreWord(g: number, j: number): string {
-    return `${this.#width / 4}u * (${2 * g}u + half) + ${j}u`;
-  }
-
   /** This invocation's groups of four scores of a strip, and the variable of each. */
-  #taken(strip: number): { readonly g: number; readonly j: number; readonly x: string; readonly p: string }[] {
-    return this.#groups.flatMap((g) =>
-      range(this.#width / 4).map((j) => ({ g, j, x: `x_${strip}_${g}_${j}`, p: `p_${strip}_${g}_${j}` })),
-    );
+  #taken(strip: number): { readonly j: number; readonly x: string; readonly p: string }[] {
+    return this.#fours.map((j) => ({ j, x: `x_${strip}_${j}`, p: `p_${strip}_${j}` }));
   }
 
   /** This invocation's stored scores. */
@@ -449,7 +440,7 @@ ${this.loadOutput(`row_${s}`, start, columns, `s_row_${s}`)}
     return text(
       this.#strips.flatMap((s) =>
         this.#taken(s).map(
-          ({ g, j, x }) => `${declare ? 'var ' : ''}${x} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${this.#scoreWord(g, j)}]);`,
+          ({ j, x }) => `${declare ? 'var ' : ''}${x} = bitcast<vec4<f32>>(s_tile[s_row_${s} + ${2 * j}u + half]);`,
         ),
       ),
     );
@@ -495,9 +486,9 @@ ${this.loadOutput(`row_${s}`, start, columns, `s_row_${s}`)}
       this.#strips.map((s) =>
         text(
           `let position_${s} = params.q_offset + row_${s};`,
-          this.#taken(s).map(({ g, j, x }) => {
-            const slot = `${key} + ${this.#width}u * (${2 * g}u + half) + ${4 * j}u`;
-            const one = (i: number): string => `is_visible(entry, position_${s}, ${this.keyAt('tile', `${slot} + ${i}u`)})`;
+          this.#taken(s).map(({ j, x }) => {
+            const one = (i: number): string =>
+              `is_visible(entry, position_${s}, ${this.keyAt('tile', `${key} + ${this.keyOf(j, i)}`)})`;
             return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
           }),
         ),
@@ -518,17 +509,12 @@ ${this.loadOutput(`row_${s}`, start, columns, `s_row_${s}`)}
     );
   }
 
-  /** Probabilities go to where the scores were: each invocation's own, unless rows are short. */
+  /** Probabilities go to where scores of the same invocation were. */
   #storeProbabilities(): string {
-    const inPlace = this.#width === 16;
     return text(
-      inPlace ? '' : this.ops.sync(),
       this.#strips.flatMap((s) =>
-        this.#groups.flatMap((g) =>
-          range(this.#width / 8).map((u) => {
-            const at = inPlace ? this.#scoreWord(g, u) : 'half';
-            return `s_tile[s_row_${s} + ${at}] = pack_halves(p_${s}_${g}_${2 * u}, p_${s}_${g}_${2 * u + 1});`;
-          }),
+        range(this.#fours.length / 2).map(
+          (u) => `s_tile[s_row_${s} + ${2 * u}u + half] = pack_halves(p_${s}_${2 * u}, p_${s}_${2 * u + 1});`,
         ),
       ),
     );
@@ -595,9 +581,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 
   /** The probabilities at step c of the keys in flight, as left_<rows>_<c>. */
   #probabilitiesAt(c: number): string {
-    const first = c * this.t.shape.k;
-    // Probabilities lie at the start of the scores they came from, in groups of 16 keys.
-    const word = this.#width === 16 ? Math.floor(first / 16) * 4 + (first % 16) / 8 : first / 8;
+    const word = (c * this.t.shape.k) / 8;
     return text(
       this.#rows().map(
         ({ strip, matrix, id }) =>

@@ -37,7 +37,7 @@ export interface MatrixTiling {
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
   readonly sync: MatrixSync;
-  /** Padding of a row of scores, in 16 bytes; steers bank conflicts. */
+  /** Padding of a row of scores, in 16 bytes: 2 avoids bank conflicts, 1 takes less memory. */
   readonly scorePad: 1 | 2;
 }
 
@@ -69,14 +69,15 @@ export function keyBatch(t: MatrixTiling): number {
   return Math.max(4, (t.subgroups * SUBGROUP_SIZE) / t.keys);
 }
 
-/** Bytes of workgroup memory that a tiling takes (an upper bound over the patterns). */
-export function matrixWorkgroupBytes(headDim: number, t: MatrixTiling): number {
+/** Bytes of workgroup memory that a kernel takes (an upper bound). */
+export function matrixWorkgroupBytes(kernel: MatrixKernel, headDim: number, t: MatrixTiling): number {
   const staged = stagedStride(headDim) * 16;
   const kv = 2 * t.keys * staged;
   const scores = matrixBlockM(t) * scoreStride(t) * 16;
   const q = t.queries === 'workgroup' ? matrixBlockM(t) * staged : 0;
   const pairs = t.pairs ? matrixBlockM(t) * (probabilityStride(t) * 16 + 5) : 0;
-  return kv + scores + q + pairs + 2 * keyBatch(t) * t.keys * 4 + 16;
+  const gathered = kernel === 'vertical_slash' ? 2 * keyBatch(t) * t.keys * 4 : 0;
+  return kv + scores + q + pairs + gathered + 16;
 }
 
 /** 32-bit registers per invocation that a tiling keeps live, by use. An estimate: compilers add their own. */
@@ -164,7 +165,7 @@ function tiling(
   queries: MatrixTiling['queries'],
   [keys, scoreKeys, staging, pipelined]: StagedKeys,
 ): TilingShape {
-  return { subgroups, strips, keys, scoreKeys, queries, staging, pipelined: pipelined !== undefined, scorePad: 1 };
+  return { subgroups, strips, keys, scoreKeys, queries, staging, pipelined: pipelined !== undefined, scorePad: 2 };
 }
 
 function tilings(
@@ -266,7 +267,7 @@ export function chooseMatrixTiling(device: MatrixDevice, kernel: MatrixKernel, h
     .find(
       (t) =>
         tilingProblem(kernel, headDim, t) === undefined &&
-        matrixWorkgroupBytes(headDim, t) <= memory &&
+        matrixWorkgroupBytes(kernel, headDim, t) <= memory &&
         t.subgroups * SUBGROUP_SIZE <= invocations &&
         estimateRegisters(headDim, t).total <= MAX_REGISTERS,
     );

@@ -40,7 +40,7 @@ let s_pair = pair_row * S_STRIDE + side * ${this.#width / 4}u;
 // This invocation works on half \`half\` of one row in the softmax, and otherwise on one row of the pair.
 let own_row = subgroup * 16u + lane / 2u;
 let half = lane % 2u;
-let s_own = own_row * S_STRIDE + half * ${this.#width / 4}u;
+let s_own = own_row * S_STRIDE + half;
 let s_lane = s_pair + lane * S_STRIDE;
 var m = M_START;
 var l = 0.0;`,
@@ -198,17 +198,16 @@ ${this.loadOutput('pair', start, columns, 's_lane', `side * ${this.d / 8}u`)}
       )});`,
     );
     const storeProbabilities = range(this.#width / 8)
-      .map((u) => `p_tile[own_row * P_STRIDE + half * ${this.#width / 8}u + ${u}u] = pack_halves(p_${2 * u}, p_${2 * u + 1});`)
+      .map((u) => `p_tile[own_row * P_STRIDE + ${2 * u}u + half] = pack_halves(p_${2 * u}, p_${2 * u + 1});`)
       .join('\n');
     return text(
       '// P = exp2(scale S - m)',
-      parts.map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${j}u]);\nvar p_${j}: vec4<f32>;`),
+      parts.map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${2 * j}u]);\nvar p_${j}: vec4<f32>;`),
       'var sum: f32;',
       `if (!${this.isFull('tile')}) {`,
       'let position = params.q_offset + row0 + own_row;',
       parts.map((j) => {
-        const one = (i: number): string =>
-          `is_visible(entry, position, ${this.keyAt('tile', `(half * ${this.#width}u + ${4 * j + i}u)`)})`;
+        const one = (i: number): string => `is_visible(entry, position, ${this.keyAt('tile', this.keyOf(j, i))})`;
         return `x_${j} = select(vec4<f32>(MASKED), x_${j}, vec4<bool>(${range(4).map(one).join(', ')}));`;
       }),
       '}',

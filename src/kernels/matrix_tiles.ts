@@ -31,6 +31,11 @@ export function indent(code: string): string {
     .join('\n');
 }
 
+/** `slot_of` of shaders/matrix/softmax.wgsl. */
+function slotOf(key: number): number {
+  return (key & ~12) | ((key & 4) << 1) | ((key & 8) >> 1);
+}
+
 /** What the loops of all matrix kernels of attention share: which keys a tile holds, and how K and V reach workgroup memory. */
 export class TileWriter {
   protected readonly kernel: MatrixKernel;
@@ -99,12 +104,20 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     );
   }
 
-  protected slot(i: number): { readonly slot: string; readonly d: string } {
+  /** Where word i of an invocation lies: its key's slot in the tile, its word in the row, and the row of `v_tile` for that slot. */
+  protected slot(i: number): { readonly slot: string; readonly d: string; readonly rowOfV: string } {
     const threads = this.t.subgroups * SUBGROUP_SIZE;
     const d8 = this.d / 8;
-    if (threads % d8 === 0) return { slot: `(thread / D8${i > 0 ? ` + ${(i * threads) / d8}u` : ''})`, d: '(thread % D8)' };
+    const rows = threads / d8;
+    if (Number.isInteger(rows)) {
+      const plus = (constant: number): string => (constant > 0 ? ` + ${constant}u` : '');
+      const slot = `(thread / D8${plus(i * rows)})`;
+      // Bits of the constant and of the variable part go their own ways.
+      const rowOfV = Number.isInteger(Math.log2(rows)) ? `(slot_of(thread / D8)${plus(slotOf(i * rows))})` : `slot_of(${slot})`;
+      return { slot, d: '(thread % D8)', rowOfV };
+    }
     const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
-    return { slot: `(${word} / D8)`, d: `(${word} % D8)` };
+    return { slot: `(${word} / D8)`, d: `(${word} % D8)`, rowOfV: `slot_of(${word} / D8)` };
   }
 
   /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`. */
@@ -133,9 +146,19 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
   /** Stores the words that {@link #fetch} loaded. */
   protected stage(tensor: 'k' | 'v'): string {
     return this.eachWord((i, start, end) => {
-      const { slot, d } = this.slot(i);
-      return text(start, `${tensor}_tile[${slot} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
+      const { slot, d, rowOfV } = this.slot(i);
+      const row = tensor === 'k' ? slot : rowOfV;
+      return text(start, `${tensor}_tile[${row} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
     });
+  }
+
+  /**
+   * The key of element `i` of four scores `j` of an invocation. Two invocations take the fours of a row in turn: so neither they nor
+   * those of three rows beside them meet in a bank, provided that a row of scores takes an odd number of 32 bytes, which suits stores
+   * of matrices. As eight probabilities are one word, those of 16 keys are in another order: `slot_of` puts rows of V into the same.
+   */
+  protected keyOf(j: number, i: number): string {
+    return `${8 * j + i}u + 4u * half`;
   }
 
   /** Whether every row sees every key of a tile. */
