@@ -1,5 +1,9 @@
 // Block-sparse index: the `keep` best key blocks of every row block, ascending; among equal scores the lowest
-// block number wins. One workgroup does one row block by an exact radix select.
+// block number wins. One workgroup does one row block.
+//
+// The keep-th largest of the threads' maxima bounds the selected scores from below, and as each thread looks at blocks from all over the
+// row, few more than `keep` reach it. Those are listed, and ranked by comparing each with each. Where the list is too short, as
+// when all scores are equal, an exact radix select does it.
 //
 // Grid: x = row block of the strip, y = head. Bindings:
 //   0  params    as in block_scores.wgsl
@@ -26,12 +30,125 @@ const INDEX_BLOCK: u32 = 64u;
 const KEYS_PER_THREAD: u32 = 8u;
 const CHUNK: u32 = THREADS * KEYS_PER_THREAD;
 
+const LISTED: u32 = 512u;
+
+// The histogram of the radix select, or words that threads write one by one: vectors are written as a whole.
 var<workgroup> local_histogram: array<atomic<u32>, BINS>;
+var<workgroup> bound: atomic<u32>;
+var<workgroup> listed: atomic<u32>;
+// What all are compared with, four at a time.
+var<workgroup> listed_keys: array<vec4<u32>, LISTED / 4u>;
+var<workgroup> listed_blocks: array<vec4<u32>, LISTED / 4u>;
 
 // Which of four neighbouring keys from `i` on lie before `end`. Keys are named one by one below: a vector that a loop indexes would
 // lie in memory.
 fn before(i: u32, end: u32) -> vec4<bool> {
   return vec4<u32>(i, i + 1u, i + 2u, i + 3u) < vec4<u32>(end);
+}
+
+fn count_of(which: vec4<bool>) -> u32 {
+  let ones = select(vec4<u32>(), vec4<u32>(1u), which);
+  return (ones.x + ones.y) + (ones.z + ones.w);
+}
+
+// Four words from `first` on, of which only those before `end` exist.
+fn four_words(first: u32, i: u32, end: u32, otherwise: u32) -> vec4<u32> {
+  let at = first + i;
+  let words = vec4<u32>(
+    atomicLoad(&local_histogram[at]),
+    atomicLoad(&local_histogram[at + 1u]),
+    atomicLoad(&local_histogram[at + 2u]),
+    atomicLoad(&local_histogram[at + 3u]),
+  );
+  return select(vec4<u32>(otherwise), words, before(i, end));
+}
+
+// Lists a block whose key reaches the bound.
+fn list_block(key: u32, exists: bool, least: u32, block: u32) {
+  if (exists && key >= least) {
+    let at = atomicAdd(&listed, 1u);
+    if (at < LISTED) {
+      atomicStore(&local_histogram[at], key);
+      atomicStore(&local_histogram[LISTED + at], block);
+    }
+  }
+}
+
+// Lists every block that may be selected and maybe a few more; returns how many there are, which may be more than LISTED. Every thread
+// of the workgroup must call this together.
+fn list_candidates(thread: u32, row: u32, count: u32, keep: u32) -> u32 {
+  if (thread == 0u) {
+    atomicStore(&bound, 0u);
+    atomicStore(&listed, 0u);
+  }
+  if (count > LISTED) {
+    var most = vec4<u32>();
+    for (var i = 4u * thread; i < count; i += 4u * THREADS) {
+      most = max(most, select(vec4<u32>(), scores[row + i / 4u], before(i, count)));
+    }
+    let own = max(max(most.x, most.y), max(most.z, most.w));
+    atomicStore(&local_histogram[thread], own);
+    workgroupBarrier();
+    if (thread < THREADS / 4u) {
+      listed_keys[thread] = four_words(0u, 4u * thread, THREADS, 0u);
+    }
+    workgroupBarrier();
+    var above = 0u;
+    var equal = 0u;
+    for (var i = 0u; i < THREADS / 4u; i++) {
+      above += count_of(listed_keys[i] > vec4<u32>(own));
+      equal += count_of(listed_keys[i] == vec4<u32>(own));
+    }
+    if (above < keep && keep <= above + equal) {
+      atomicStore(&bound, own);
+    }
+  }
+  workgroupBarrier();
+  let least = atomicLoad(&bound);
+  for (var i = 4u * thread; i < count; i += 4u * THREADS) {
+    let key = scores[row + i / 4u];
+    let exists = before(i, count);
+    list_block(key.x, exists.x, least, i);
+    list_block(key.y, exists.y, least, i + 1u);
+    list_block(key.z, exists.z, least, i + 2u);
+    list_block(key.w, exists.w, least, i + 3u);
+  }
+  return workgroupUniformLoad(&listed);
+}
+
+// Writes the `keep` best of the listed blocks, ascending. Every thread of the workgroup must call this together.
+fn select_listed(thread: u32, total: u32, keep: u32, out: u32) {
+  for (var i = 4u * thread; i < total; i += 4u * THREADS) {
+    listed_keys[i / 4u] = four_words(0u, i, total, 0u);
+    listed_blocks[i / 4u] = four_words(LISTED, i, total, 0xffffffffu);
+  }
+  workgroupBarrier();
+  // A block's rank is the number of better ones; that is where it goes.
+  for (var i = thread; i < total; i += THREADS) {
+    let key = vec4<u32>(atomicLoad(&local_histogram[i]));
+    let block = atomicLoad(&local_histogram[LISTED + i]);
+    var rank = 0u;
+    for (var w = 0u; w < (total + 3u) / 4u; w++) {
+      let ties = (listed_keys[w] == key) & (listed_blocks[w] < vec4<u32>(block));
+      rank += count_of((listed_keys[w] > key) | ties);
+    }
+    if (rank < keep) {
+      atomicStore(&local_histogram[2u * LISTED + rank], block);
+    }
+  }
+  workgroupBarrier();
+  for (var i = 4u * thread; i < keep; i += 4u * THREADS) {
+    listed_blocks[i / 4u] = four_words(2u * LISTED, i, keep, 0xffffffffu);
+  }
+  workgroupBarrier();
+  for (var i = thread; i < keep; i += THREADS) {
+    let block = atomicLoad(&local_histogram[2u * LISTED + i]);
+    var place = 0u;
+    for (var w = 0u; w < (keep + 3u) / 4u; w++) {
+      place += count_of(listed_blocks[w] < vec4<u32>(block));
+    }
+    index[out + place] = block;
+  }
 }
 
 // Counts a key's digit if it starts with the digits found before.
@@ -76,8 +193,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     return;
   }
 
-  // (digits found so far, rank among the keys that start with them)
   let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride / 4u;
+  if (count <= LISTED || (keep <= THREADS && count > 4u * THREADS)) {
+    let total = list_candidates(thread, row, count, keep);
+    if (total <= LISTED) {
+      select_listed(thread, total, keep, out);
+      return;
+    }
+  }
+
+  // (digits found so far, rank among the keys that start with them)
   var limit = vec2<u32>(0u, keep);
   for (var digit = 0u; digit < DIGITS; digit++) {
     for (var i = thread; i < BINS; i += THREADS) {

@@ -525,18 +525,29 @@ const blockSparseCases: SuiteCase[] = [
     },
   },
   {
+    // Short rows; so many equal scores that the list of candidates overflows; few enough that it does not.
     name: 'block-sparse index: hundreds of equal scores, of which some are kept',
     once: true,
     async run(ctx) {
-      const shape: TestShape = { heads: 1, kvHeads: 1, queries: 64, keys: 900 * 64, headDim: 64, dtype: 'f32' };
-      const q = new Float32Array(64 * 64).fill(1);
-      const k = new Float32Array(900 * 64 * 64);
-      // Two blocks score more than all others, 20 less.
-      for (const block of [5, 611]) k.fill(1, block * 4096, (block + 1) * 4096);
-      for (let block = 10; block < 30; block++) k.fill(-1, block * 4096, (block + 1) * 4096);
-      const [[list] = []] = await checkBlockSparse(ctx, { ...shape, q, k, v: k }, shape, [128]);
-      const first = Array.from({ length: 200 }, (_, i) => i).filter((i) => i < 10 || i >= 30);
-      same(list, [...first.slice(0, 126), 611, 899], 'blocks');
+      for (const [blocks, equal] of [
+        [900, (b: number) => b < 10 || b >= 30],
+        [1300, (b: number) => b < 10 || b >= 30],
+        [1300, (b: number) => b % 5 === 1],
+      ] as const) {
+        const shape: TestShape = { heads: 1, kvHeads: 1, queries: 64, keys: blocks * 64, headDim: 64, dtype: 'f32' };
+        const q = new Float32Array(64 * 64).fill(1);
+        // Two blocks score more than all others, many 64 less, the rest still less.
+        const k = new Float32Array(blocks * 64 * 64).fill(-1);
+        for (let b = 0; b < blocks; b++) if (equal(b)) k.fill(0, b * 4096, (b + 1) * 4096);
+        for (const b of [5, 611]) k.fill(1, b * 4096, (b + 1) * 4096);
+        const [[list] = []] = await checkBlockSparse(ctx, { ...shape, q, k, v: k }, shape, [128]);
+        const tied = Array.from({ length: blocks }, (_, b) => b).filter((b) => equal(b) && b !== 5 && b !== 611);
+        same(
+          list,
+          [5, ...tied.slice(0, 125), 611, blocks - 1].sort((x, y) => x - y),
+          `blocks of ${blocks}`,
+        );
+      }
     },
   },
   {
