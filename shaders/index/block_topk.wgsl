@@ -2,14 +2,15 @@
 // block number wins. One workgroup does one row block.
 //
 // The keep-th largest of the threads' maxima bounds the selected scores from below, and as each thread looks at blocks from all over the
-// row, few more than `keep` reach it. Those are listed, and ranked by comparing each with each. Where the list is too short, as
-// when all scores are equal, an exact radix select does it.
+// row, few more than `keep` reach it. Those are listed, and ranked by comparing each with each. Where the list is too short or some
+// of several equal scores are kept, an exact radix select does it.
 //
 // Grid: x = row block of the strip, y = head. Bindings:
 //   0  params    as in block_scores.wgsl
 //   1  heads     (unused, unused, first u32 of the head in `index`, keep)
 //   2  scores    [heads, strip_rows, row_stride] u32 keys, four at a time
-//   3  index     [q_blocks, keep] u32 per head (see ../block_sparse.wgsl)
+//   3  maxima    [heads, strip_rows, row_stride / 8] u32, greatest of eight neighbouring keys
+//   4  index     [q_blocks, keep] u32 per head (see ../block_sparse.wgsl)
 
 struct BlockParams {
   first_block: u32,
@@ -24,7 +25,8 @@ struct BlockParams {
 @group(0) @binding(0) var<uniform> params: BlockParams;
 @group(0) @binding(1) var<storage, read> heads: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> scores: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read_write> index: array<u32>;
+@group(0) @binding(3) var<storage, read> maxima: array<u32>;
+@group(0) @binding(4) var<storage, read_write> index: array<u32>;
 
 const INDEX_BLOCK: u32 = 64u;
 const KEYS_PER_THREAD: u32 = 8u;
@@ -36,6 +38,7 @@ const LISTED: u32 = 512u;
 var<workgroup> local_histogram: array<atomic<u32>, BINS>;
 var<workgroup> bound: atomic<u32>;
 var<workgroup> listed: atomic<u32>;
+var<workgroup> selected: atomic<u32>;
 // What all are compared with, four at a time.
 var<workgroup> listed_keys: array<vec4<u32>, LISTED / 4u>;
 var<workgroup> listed_blocks: array<vec4<u32>, LISTED / 4u>;
@@ -46,9 +49,12 @@ fn before(i: u32, end: u32) -> vec4<bool> {
   return vec4<u32>(i, i + 1u, i + 2u, i + 3u) < vec4<u32>(end);
 }
 
-fn count_of(which: vec4<bool>) -> u32 {
-  let ones = select(vec4<u32>(), vec4<u32>(1u), which);
-  return (ones.x + ones.y) + (ones.z + ones.w);
+fn ones(which: vec4<bool>) -> vec4<u32> {
+  return select(vec4<u32>(), vec4<u32>(1u), which);
+}
+
+fn sum_of(x: vec4<u32>) -> u32 {
+  return (x.x + x.y) + (x.z + x.w);
 }
 
 // Four words from `first` on, of which only those before `end` exist.
@@ -74,81 +80,108 @@ fn list_block(key: u32, exists: bool, least: u32, block: u32) {
   }
 }
 
-// Lists every block that may be selected and maybe a few more; returns how many there are, which may be more than LISTED. Every thread
-// of the workgroup must call this together.
+// Lists those of four blocks whose keys reach the bound.
+fn list_four(at: u32, i: u32, count: u32, least: u32) {
+  let key = scores[at];
+  let exists = before(i, count);
+  list_block(key.x, exists.x, least, i);
+  list_block(key.y, exists.y, least, i + 1u);
+  list_block(key.z, exists.z, least, i + 2u);
+  list_block(key.w, exists.w, least, i + 3u);
+}
+
+// Lists every block that may be selected and maybe a few more; returns how many there are, which may be more than LISTED, or fewer
+// than `keep` if there are more of these than threads. `row` counts vectors of four keys. Every thread of the workgroup must call this
+// together.
 fn list_candidates(thread: u32, row: u32, count: u32, keep: u32) -> u32 {
+  // Short rows have four keys at most for each thread.
+  let short = count <= 4u * THREADS;
+  let groups = (count + 7u) / 8u;
   if (thread == 0u) {
-    atomicStore(&bound, 0u);
+    atomicStore(&bound, 0xffffffffu);
     atomicStore(&listed, 0u);
+    atomicStore(&selected, 0u);
   }
-  if (count > LISTED) {
-    var most = vec4<u32>();
-    for (var i = 4u * thread; i < count; i += 4u * THREADS) {
-      most = max(most, select(vec4<u32>(), scores[row + i / 4u], before(i, count)));
+  var own = 0u;
+  if (short) {
+    if (4u * thread < count) {
+      let key = select(vec4<u32>(), scores[row + thread], before(4u * thread, count));
+      own = max(max(key.x, key.y), max(key.z, key.w));
     }
-    let own = max(max(most.x, most.y), max(most.z, most.w));
-    atomicStore(&local_histogram[thread], own);
-    workgroupBarrier();
-    if (thread < THREADS / 4u) {
-      listed_keys[thread] = four_words(0u, 4u * thread, THREADS, 0u);
+  } else {
+    // The last group is greatest even if keys in it lie past the end: the diagonal is among them, and above all.
+    for (var i = thread; i < groups; i += THREADS) {
+      own = max(own, maxima[row / 2u + i]);
     }
-    workgroupBarrier();
-    var above = 0u;
-    var equal = 0u;
-    for (var i = 0u; i < THREADS / 4u; i++) {
-      above += count_of(listed_keys[i] > vec4<u32>(own));
-      equal += count_of(listed_keys[i] == vec4<u32>(own));
-    }
-    if (above < keep && keep <= above + equal) {
-      atomicStore(&bound, own);
-    }
+  }
+  atomicStore(&local_histogram[thread], own);
+  workgroupBarrier();
+  if (thread < THREADS / 4u) {
+    listed_keys[thread] = four_words(0u, 4u * thread, THREADS, 0u);
+  }
+  workgroupBarrier();
+  var above = vec4<u32>();
+  for (var i = 0u; i < THREADS / 4u; i++) {
+    above += ones(listed_keys[i] > vec4<u32>(own));
+  }
+  if (sum_of(above) < keep) {
+    atomicMin(&bound, own);
   }
   workgroupBarrier();
   let least = atomicLoad(&bound);
-  for (var i = 4u * thread; i < count; i += 4u * THREADS) {
-    let key = scores[row + i / 4u];
-    let exists = before(i, count);
-    list_block(key.x, exists.x, least, i);
-    list_block(key.y, exists.y, least, i + 1u);
-    list_block(key.z, exists.z, least, i + 2u);
-    list_block(key.w, exists.w, least, i + 3u);
+  if (short) {
+    if (own >= least && 4u * thread < count) {
+      list_four(row + thread, 4u * thread, count, least);
+    }
+  } else if (own >= least) {
+    for (var i = thread; i < groups; i += THREADS) {
+      if (maxima[row / 2u + i] >= least) {
+        list_four(row + 2u * i, 8u * i, count, least);
+        list_four(row + 2u * i + 1u, 8u * i + 4u, count, least);
+      }
+    }
   }
   return workgroupUniformLoad(&listed);
 }
 
-// Writes the `keep` best of the listed blocks, ascending. Every thread of the workgroup must call this together.
-fn select_listed(thread: u32, total: u32, keep: u32, out: u32) {
+// Writes the `keep` best of the listed blocks, ascending; does nothing and returns false where equal scores compete for the last
+// places. Every thread of the workgroup must call this together.
+fn select_listed(thread: u32, total: u32, keep: u32, out: u32) -> bool {
+  let words = (total + 3u) / 4u;
   for (var i = 4u * thread; i < total; i += 4u * THREADS) {
     listed_keys[i / 4u] = four_words(0u, i, total, 0u);
+  }
+  workgroupBarrier();
+  for (var i = thread; i < total; i += THREADS) {
+    let key = atomicLoad(&local_histogram[i]);
+    var above = vec4<u32>();
+    for (var w = 0u; w < words; w++) {
+      above += ones(listed_keys[w] > vec4<u32>(key));
+    }
+    if (sum_of(above) < keep) {
+      atomicAdd(&selected, 1u);
+    } else {
+      atomicStore(&local_histogram[LISTED + i], 0xffffffffu);
+    }
+  }
+  if (workgroupUniformLoad(&selected) != keep) {
+    return false;
+  }
+  for (var i = 4u * thread; i < total; i += 4u * THREADS) {
     listed_blocks[i / 4u] = four_words(LISTED, i, total, 0xffffffffu);
   }
   workgroupBarrier();
-  // A block's rank is the number of better ones; that is where it goes.
   for (var i = thread; i < total; i += THREADS) {
-    let key = vec4<u32>(atomicLoad(&local_histogram[i]));
     let block = atomicLoad(&local_histogram[LISTED + i]);
-    var rank = 0u;
-    for (var w = 0u; w < (total + 3u) / 4u; w++) {
-      let ties = (listed_keys[w] == key) & (listed_blocks[w] < vec4<u32>(block));
-      rank += count_of((listed_keys[w] > key) | ties);
-    }
-    if (rank < keep) {
-      atomicStore(&local_histogram[2u * LISTED + rank], block);
+    if (block != 0xffffffffu) {
+      var before = vec4<u32>();
+      for (var w = 0u; w < words; w++) {
+        before += ones(listed_blocks[w] < vec4<u32>(block));
+      }
+      index[out + sum_of(before)] = block;
     }
   }
-  workgroupBarrier();
-  for (var i = 4u * thread; i < keep; i += 4u * THREADS) {
-    listed_blocks[i / 4u] = four_words(2u * LISTED, i, keep, 0xffffffffu);
-  }
-  workgroupBarrier();
-  for (var i = thread; i < keep; i += THREADS) {
-    let block = atomicLoad(&local_histogram[2u * LISTED + i]);
-    var place = 0u;
-    for (var w = 0u; w < (keep + 3u) / 4u; w++) {
-      place += count_of(listed_blocks[w] < vec4<u32>(block));
-    }
-    index[out + place] = block;
-  }
+  return true;
 }
 
 // Counts a key's digit if it starts with the digits found before.
@@ -194,10 +227,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
 
   let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride / 4u;
-  if (count <= LISTED || (keep <= THREADS && count > 4u * THREADS)) {
-    let total = list_candidates(thread, row, count, keep);
-    if (total <= LISTED) {
-      select_listed(thread, total, keep, out);
+  let total = list_candidates(thread, row, count, keep);
+  if (keep <= total && total <= LISTED) {
+    if (select_listed(thread, total, keep, out)) {
       return;
     }
   }

@@ -3,6 +3,8 @@ import blockTopk from '../../shaders/index/block_topk.wgsl?raw';
 import meanPool from '../../shaders/index/mean_pool.wgsl?raw';
 import means from '../../shaders/lib/block_means.wgsl?raw';
 import splitMeans from '../../shaders/lib/block_means_split.wgsl?raw';
+import orderedScores from '../../shaders/lib/block_scores_ordered.wgsl?raw';
+import rawScores from '../../shaders/lib/block_scores_raw.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
@@ -37,6 +39,8 @@ const STRIP_ROWS = 128;
 export const TILE_KEYS = 128;
 /** Widest first dimension of a pooling grid. */
 const GRID_X = 32768;
+/** Scores with the greatest of each eight, against scores alone. */
+const WITH_MAXIMA = 9 / 8;
 /** Most row blocks of a strip. */
 const MAX_STRIP = 16384;
 
@@ -67,7 +71,8 @@ export function blockScoreShaders(
   const { matrix: _, ...plain } = profile;
   const tile = scoreTile(raw ? plain : profile, SPLIT_PRODUCTS * headDim, storage, BLOCK_SCORE_TILE);
   const split = tile.onMatrices;
-  const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk, RAW: raw ? 1 : 0 };
+  const write = raw ? rawScores : orderedScores;
+  const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk };
   return {
     tileRows: tile.rows,
     pool: {
@@ -81,8 +86,8 @@ export function blockScoreShaders(
     },
     scores: {
       label: `block-sparse estimate: scores D=${headDim} ${tile.tag}${raw ? ' raw' : ''}`,
-      code: [tile.directives + prelude({ constants }), tile.code, split ? splitMeans : means, blockScores].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'read', 'write'],
+      code: [tile.directives + prelude({ constants }), tile.code, split ? splitMeans : means, blockScores, write].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'read', 'write', ...(raw ? [] : (['write'] as const))],
     },
   };
 }
@@ -93,7 +98,7 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
     topk: {
       label: 'block-sparse top-k',
       code: [radix, blockTopk].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'write'],
+      bindings: ['uniform', 'read', 'read', 'read', 'write'],
     },
   };
 }
@@ -167,7 +172,11 @@ function planBatch(layer: IndexLayer, heads: readonly BlockSparseHead[]): Plan {
   const qbarBytes = heads.length * qBlocks * headDim * 4;
   const kbarBytes = kvHeads.length * kBlocks * headDim * 4;
   const limits = layer.profile.limits;
-  const budget = Math.min(layer.workspaceLimit - qbarBytes - kbarBytes, limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const budget = Math.min(
+    (layer.workspaceLimit - qbarBytes - kbarBytes) / WITH_MAXIMA,
+    limits.maxStorageBufferBindingSize,
+    limits.maxBufferSize,
+  );
   const strips = cutStrips(layer, heads.length, budget);
   const scoreBytes = strips.reduce((most, s) => Math.max(most, heads.length * paddedRows(s) * s.stride * 4), 0);
   return { qBlocks, kBlocks, heads, kvHeads, qbarBytes, kbarBytes, strips, scoreBytes };
@@ -181,7 +190,10 @@ function headBatches(layer: IndexLayer, heads: readonly BlockSparseHead[]): Bloc
   const kbar = divCeil(keys, INDEX_BLOCK) * headDim * 4;
   // Scores of at least one tile of rows.
   const scores = STRIP_ROWS * divCeil(keys, INDEX_BLOCK * TILE_KEYS) * TILE_KEYS * 4;
-  return batches(heads, Math.min(layer.workspaceLimit / (qbar + kbar + scores), binding / Math.max(qbar, kbar, scores)));
+  return batches(
+    heads,
+    Math.min(layer.workspaceLimit / (qbar + kbar + scores * WITH_MAXIMA), binding / Math.max(qbar, kbar, scores)),
+  );
 }
 
 /** Key blocks kept per row block: at least the diagonal, at most all. */
@@ -194,13 +206,13 @@ function keptBlocks(layer: IndexLayer, head: BlockSparseHead): number {
  * Memory of {@link recordBlockSparseIndex}. With `nb` blocks of 64 rows and `nbk` blocks of 64 keys the index
  * takes `nb * K'` words per head. The workspace of a batch of heads is `4 * D * nb` bytes per head and `4 * D * nbk`
  * per key head for the means, and what is left of `workspaceLimit` for strips of block scores (at least 128
- * rows of `nbk` words per head, so one head of 4M keys takes 32 MiB more than its means).
+ * rows of 9/8 `nbk` words per head, so one head of 4M keys takes 36 MiB more than its means).
  */
 export function blockSparseWorkspaceBytes(layer: IndexLayer, heads: readonly BlockSparseHead[]): IndexBytes {
   let transient = 0;
   for (const batch of headBatches(layer, heads)) {
     const plan = planBatch(layer, batch);
-    transient = Math.max(transient, plan.qbarBytes + plan.kbarBytes + plan.scoreBytes);
+    transient = Math.max(transient, plan.qbarBytes + plan.kbarBytes + plan.scoreBytes * WITH_MAXIMA);
   }
   const qBlocks = divCeil(layer.q.rows, INDEX_BLOCK);
   let words = 0;
@@ -256,6 +268,7 @@ export function recordBlockSparseIndex(rec: Recorder, layer: IndexLayer, heads: 
     const qbar = rec.workspace('pooled q', plan.qbarBytes);
     const kbar = rec.workspace('pooled k', plan.kbarBytes);
     const scores = rec.workspace('block scores', plan.scoreBytes);
+    const maxima = rec.workspace('maxima of block scores', plan.scoreBytes / 8);
     recordMeanPool(
       rec,
       shaders.pool,
@@ -287,18 +300,18 @@ export function recordBlockSparseIndex(rec: Recorder, layer: IndexLayer, heads: 
       rec.dispatch({
         stage: 'estimate',
         shader: shaders.scores,
-        bindings: [params, qbar, kbar, headTable, scores],
+        bindings: [params, qbar, kbar, headTable, scores, maxima],
         workgroups: [strip.stride / TILE_KEYS, stripRows / shaders.tileRows, batch.length],
         flops: batch.length * stripRows * strip.stride * 2 * headDim,
       });
       rec.dispatch({
         stage: 'topk',
         shader: shaders.topk,
-        bindings: [params, headTable, scores, buffer],
+        bindings: [params, headTable, scores, maxima, buffer],
         workgroups: [strip.count, batch.length],
       });
     }
-    rec.release(qbar, kbar, scores);
+    rec.release(qbar, kbar, scores, maxima);
   }
   return { buffer, entries, bytes: words * 4 };
 }
