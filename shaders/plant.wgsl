@@ -86,9 +86,35 @@ fn normal4(counter: vec4<u32>) -> vec4<f32> {
   return vec4<f32>(radius * cos(angle), radius * sin(angle));
 }
 
+// First diagonal of the run in a stretch of distances. The last 128 stay free, so that runs keep apart.
+fn run_start(kv_head: u32, run: u32) -> u32 {
+  return params.local_size + run * params.run_stride + draw(FOR_RUN, kv_head, run) % (params.run_stride - 128u);
+}
+
+// Whether one of the last 64 rows meets the key on a diagonal that must be told from its neighbours: in or next to a run, or near the
+// last local one. A column there would add more to its diagonals than what tells them apart.
+fn decides_diagonals(kv_head: u32, key: u32) -> bool {
+  let distance = params.n - 1u - key;
+  if (params.run_count == 0u || distance + ESTIMATE_ROWS < params.local_size) {
+    return false;
+  }
+  if (distance < params.local_size + params.local_size / 8u) {
+    return true;
+  }
+  let first = (max(distance - params.local_size, 126u) - 126u) / params.run_stride;
+  for (var run = first; run < min(first + 2u, params.run_count); run++) {
+    let start = run_start(kv_head, run);
+    if (start <= distance + 14u && distance <= start + 126u) {
+      return true;
+    }
+  }
+  return false;
+}
+
 fn is_column(kv_head: u32, key: u32) -> bool {
   let stretch = key / params.column_stride;
-  return key % params.column_stride == draw(FOR_COLUMN, kv_head, stretch) % params.column_stride;
+  let drawn = key % params.column_stride == draw(FOR_COLUMN, kv_head, stretch) % params.column_stride;
+  return drawn && !decides_diagonals(kv_head, key);
 }
 
 // Run r's first diagonal is offset = local_size + r * run_stride + a random part; its keys are the 15 from
@@ -105,9 +131,7 @@ fn is_run_key(kv_head: u32, key: u32) -> bool {
       continue;
     }
     let run = (offset - params.local_size) / params.run_stride;
-    let within = (offset - params.local_size) % params.run_stride;
-    // The last 128 distances of a stretch stay free, so that runs keep apart.
-    if (run < params.run_count && within == draw(FOR_RUN, kv_head, run) % (params.run_stride - 128u)) {
+    if (run < params.run_count && offset == run_start(kv_head, run)) {
       return true;
     }
   }

@@ -1,9 +1,9 @@
 // Block-sparse index: the `keep` best key blocks of every row block, ascending; among equal scores the lowest
-// block number wins. One workgroup does one row block.
+// block number wins. One workgroup does one row block, by an exact radix select.
 //
-// The keep-th largest of the threads' maxima bounds the selected scores from below, and as each thread looks at blocks from all over the
-// row, few more than `keep` reach it. Those are listed, and ranked by comparing each with each. Where the list is too short or some
-// of several equal scores are kept, an exact radix select does it.
+// Long rows first try what reads less: the keep-th largest of the threads' maxima bounds the selected scores from below, and as each thread
+// looks at blocks from all over the row, few more than `keep` reach it. Those are listed, and ranked by comparing each with each. Where
+// the list is too short or some of several equal scores are kept, the radix select does it after all.
 //
 // Grid: x = row block of the strip, y = head. Bindings:
 //   0  params    as in block_scores.wgsl
@@ -32,12 +32,15 @@ const INDEX_BLOCK: u32 = 64u;
 const KEYS_PER_THREAD: u32 = 8u;
 const CHUNK: u32 = THREADS * KEYS_PER_THREAD;
 
+// Blocks of a row that is long, and how many a list may hold.
+const LONG: u32 = 4096u;
 const LISTED: u32 = 512u;
 
 // The histogram of the radix select, or words that threads write one by one: vectors are written as a whole.
 var<workgroup> local_histogram: array<atomic<u32>, BINS>;
 var<workgroup> bound: atomic<u32>;
 var<workgroup> listed: atomic<u32>;
+var<workgroup> listed_groups: atomic<u32>;
 var<workgroup> selected: atomic<u32>;
 // What all are compared with, four at a time.
 var<workgroup> listed_keys: array<vec4<u32>, LISTED / 4u>;
@@ -94,27 +97,20 @@ fn list_four(at: u32, i: u32, count: u32, least: u32) {
 // than `keep` if there are more of these than threads. `row` counts vectors of four keys. Every thread of the workgroup must call this
 // together.
 fn list_candidates(thread: u32, row: u32, count: u32, keep: u32) -> u32 {
-  // Short rows have four keys at most for each thread.
-  let short = count <= 4u * THREADS;
   let groups = (count + 7u) / 8u;
   if (thread == 0u) {
     atomicStore(&bound, 0xffffffffu);
     atomicStore(&listed, 0u);
+    atomicStore(&listed_groups, 0u);
     atomicStore(&selected, 0u);
   }
+  // The last group is greatest even if keys in it lie past the end: the diagonal is among them, and above all.
   var own = 0u;
-  if (short) {
-    if (4u * thread < count) {
-      let key = select(vec4<u32>(), scores[row + thread], before(4u * thread, count));
-      own = max(max(key.x, key.y), max(key.z, key.w));
-    }
-  } else {
-    // The last group is greatest even if keys in it lie past the end: the diagonal is among them, and above all.
-    for (var i = thread; i < groups; i += THREADS) {
-      own = max(own, maxima[row / 2u + i]);
-    }
+  for (var i = thread; i < groups; i += THREADS) {
+    own = max(own, maxima[row / 2u + i]);
   }
-  atomicStore(&local_histogram[thread], own);
+  // Without their lowest bits maxima are compared by subtracting: the bound may come out lower for it, never higher.
+  atomicStore(&local_histogram[thread], own >> 1u);
   workgroupBarrier();
   if (thread < THREADS / 4u) {
     listed_keys[thread] = four_words(0u, 4u * thread, THREADS, 0u);
@@ -122,24 +118,31 @@ fn list_candidates(thread: u32, row: u32, count: u32, keep: u32) -> u32 {
   workgroupBarrier();
   var above = vec4<u32>();
   for (var i = 0u; i < THREADS / 4u; i++) {
-    above += ones(listed_keys[i] > vec4<u32>(own));
+    above += (vec4<u32>(own >> 1u) - listed_keys[i]) >> vec4<u32>(31u);
   }
   if (sum_of(above) < keep) {
     atomicMin(&bound, own);
   }
   workgroupBarrier();
   let least = atomicLoad(&bound);
-  if (short) {
-    if (own >= least && 4u * thread < count) {
-      list_four(row + thread, 4u * thread, count, least);
-    }
-  } else if (own >= least) {
+  // Groups first, so that all their keys are on the way at once.
+  if (own >= least) {
     for (var i = thread; i < groups; i += THREADS) {
       if (maxima[row / 2u + i] >= least) {
-        list_four(row + 2u * i, 8u * i, count, least);
-        list_four(row + 2u * i + 1u, 8u * i + 4u, count, least);
+        let at = atomicAdd(&listed_groups, 1u);
+        if (at < LISTED) {
+          atomicStore(&local_histogram[2u * LISTED + at], i);
+        }
       }
     }
+  }
+  let total = workgroupUniformLoad(&listed_groups);
+  if (total > LISTED) {
+    return total;
+  }
+  for (var i = thread; i < 2u * total; i += THREADS) {
+    let four = 2u * atomicLoad(&local_histogram[2u * LISTED + i / 2u]) + i % 2u;
+    list_four(row + four, 4u * four, count, least);
   }
   return workgroupUniformLoad(&listed);
 }
@@ -227,10 +230,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
 
   let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride / 4u;
-  let total = list_candidates(thread, row, count, keep);
-  if (keep <= total && total <= LISTED) {
-    if (select_listed(thread, total, keep, out)) {
-      return;
+  if (count > LONG) {
+    let total = list_candidates(thread, row, count, keep);
+    if (keep <= total && total <= LISTED) {
+      if (select_listed(thread, total, keep, out)) {
+        return;
+      }
     }
   }
 

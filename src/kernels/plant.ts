@@ -52,13 +52,13 @@ const TENSORS = ['q', 'k', 'v'] as const;
 const LOGIT = 16;
 const NOISE = 0.1;
 // Weights of a key relative to the nearest one. Columns have to beat all single local keys. A run's diagonals see 15 of its
-// keys at a time, which has to beat the two columns that a diagonal may meet on its 64 rows.
-const COLUMN_WEIGHT = 2;
-const RUN_WEIGHT = 0.4;
+// keys at a time, which has to beat the columns that another diagonal may meet on its 64 rows, mostly one or two.
+const COLUMN_WEIGHT = 1.4;
+const RUN_WEIGHT = 0.6;
 const SINK_WEIGHT = 0.5;
 const RUN_KEYS = 15;
-/** Weight of the last local diagonal: the same 64-row sum as that of a run. */
-const LOCAL_EDGE_WEIGHT = (RUN_KEYS * RUN_WEIGHT) / 64;
+/** Weight of the last local diagonal: a little less than the 64-row sum of a run, so that these come first. */
+const LOCAL_EDGE_WEIGHT = (0.9 * RUN_KEYS * RUN_WEIGHT) / 64;
 const WORKGROUP = 256;
 
 /** Where the structure of a generated input of this length lies. */

@@ -516,12 +516,14 @@ const blockSparseCases: SuiteCase[] = [
     },
   },
   {
-    name: 'block-sparse index: more key blocks than one chunk of the selection takes',
+    name: 'block-sparse index: more key blocks than one chunk of the selection takes, and rows that count as long',
     once: true,
     async run(ctx) {
-      const shape: TestShape = { heads: 2, kvHeads: 1, queries: 100, keys: 2100 * 64 + 17, headDim: 64, dtype: 'f32' };
-      const input = randomLayer(shape, randomOf(ctx, 'many blocks').integer(0, 2 ** 31));
-      await checkBlockSparse(ctx, input, shape, [400, 100]);
+      for (const blocks of [2100, 4099]) {
+        const shape: TestShape = { heads: 3, kvHeads: 1, queries: 100, keys: blocks * 64 + 17, headDim: 32, dtype: 'f32' };
+        const input = randomLayer(shape, randomOf(ctx, `${blocks} blocks`).integer(0, 2 ** 31));
+        await checkBlockSparse(ctx, input, shape, [400, 100, 1]);
+      }
     },
   },
   {
@@ -531,8 +533,8 @@ const blockSparseCases: SuiteCase[] = [
     async run(ctx) {
       for (const [blocks, equal] of [
         [900, (b: number) => b < 10 || b >= 30],
-        [1300, (b: number) => b < 10 || b >= 30],
-        [1300, (b: number) => b % 5 === 1],
+        [4200, (b: number) => b < 10 || b >= 30],
+        [4200, (b: number) => b % 15 === 1],
       ] as const) {
         const shape: TestShape = { heads: 1, kvHeads: 1, queries: 64, keys: blocks * 64, headDim: 64, dtype: 'f32' };
         const q = new Float32Array(64 * 64).fill(1);
