@@ -34,7 +34,7 @@ const CHUNK: u32 = THREADS * KEYS_PER_THREAD;
 
 // Blocks of a row that is long, and how many a list may hold.
 const LONG: u32 = 4096u;
-const LISTED: u32 = 512u;
+const LISTED: u32 = 256u;
 
 // The histogram of the radix select, or words that threads write one by one: vectors are written as a whole.
 var<workgroup> local_histogram: array<atomic<u32>, BINS>;

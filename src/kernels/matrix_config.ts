@@ -234,11 +234,11 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: Readonly<Record<MatrixKernel, TilingShape & { readonly shape: MatrixShape }>> = {
-  dense: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
+  dense: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
   a_shape: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
   vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
-  block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
-  slash_band: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
+  block_sparse: { ...tiling(4, 1, 'registers', [16, 16, 'prefetch']), shape: { m: 16, n: 16, k: 16 } },
+  slash_band: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
 };
 
 /** What {@link chooseMatrixTiling} needs to know of a device. */
