@@ -194,39 +194,52 @@ var l_${s} = 0.0;`,
   #queriesToRegisters(): string {
     const ops = this.ops;
     const { k } = this.t.shape;
+    const word = (s: number, i: number): string => `q_word_${s}_${i}`;
     return text(
       '// Queries pass through s_tile into registers.',
+      this.#loadRows(word, (row, at) => `load_q(q_head + min(${row}, params.n_q - 1u) * params.q_row_stride + ${at})`),
       this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.depth)),
-      this.#strips.map((s) =>
-        // A row of s_tile holds twice as many halves as scores.
-        this.eachGroup(2 * this.t.scoreKeys, (start, columns) =>
-          text(
-            ops.sync(),
-            `for (var i = half; i < ${columns / 8}u; i += 2u) {
-var x = vec4<u32>();
-if (row_${s} < params.n_q) {
-x = load_q(q_head + row_${s} * params.q_row_stride + ${wgsl(times(start, columns / 4))} + 2u * i) ^ vec4<u32>(sign_flip);
-}
-s_tile[s_row_${s} + i] = x;
-}`,
-            ops.sync(),
-            this.#rowsOf(s).map(({ id, matrix }) =>
-              ops.each('c', columns / k, (c) => {
-                const offset = this.#at(s, matrix, times(c, k / 8));
-                return ops.loadInto(
-                  `q_${id}`,
-                  plus(times(start, columns / k), c),
-                  'Left',
-                  's_tile',
-                  offset,
-                  'S_STRIDE',
-                  'row_major',
-                );
-              }),
+      // A row of s_tile holds twice as many halves as scores.
+      this.#groupsOf(2 * this.t.scoreKeys).map(({ start, columns }) =>
+        text(
+          ops.sync(),
+          this.#strips.flatMap((s) =>
+            range(columns / 16).map(
+              (i) => `s_tile[s_row_${s} + ${2 * i}u + half] = ${word(s, start / 16 + i)} ^ vec4<u32>(sign_flip);`,
+            ),
+          ),
+          ops.sync(),
+          this.#rows().map(({ strip, id, matrix }) =>
+            ops.each('c', columns / k, (c) =>
+              ops.loadInto(
+                `q_${id}`,
+                plus(start / k, c),
+                'Left',
+                's_tile',
+                this.#at(strip, matrix, times(c, k / 8)),
+                'S_STRIDE',
+                'row_major',
+              ),
             ),
           ),
         ),
       ),
+    );
+  }
+
+  /** Parts of the head dimension, of at most `width` columns each. */
+  #groupsOf(width: number): { readonly start: number; readonly columns: number }[] {
+    return range(Math.ceil(this.d / width)).map((g) => ({ start: g * width, columns: Math.min(width, this.d - g * width) }));
+  }
+
+  /** Loads this invocation's words of its rows, eight columns each, every other word of a row: all are on the way at once. */
+  #loadRows(word: (strip: number, i: number) => string, load: (row: string, at: string) => string): string {
+    const words = this.#strips.flatMap((s) => range(this.d / 16).map((i) => ({ s, i })));
+    return text(
+      words.map(({ s, i }) => `var ${word(s, i)} = vec4<u32>();`),
+      'if (params.n_q > 0u) {', // keeps the loads together
+      words.map(({ s, i }) => `${word(s, i)} = ${load(`row_${s}`, `2u * (${2 * i}u + half)`)};`),
+      '}',
     );
   }
 
@@ -244,29 +257,30 @@ q_tile[row * KV_STRIDE + d] = x;
 
   /** Goes on from the output and log-sum-exp of the band, where the head has one. */
   #continue(): string {
+    const ops = this.ops;
+    const word = (s: number, i: number): string => `o_word_${s}_${i}`;
     return text(
       'if (band_width(entry) > 0u) {',
-      this.#strips.map((s) =>
+      this.#loadRows(word, (row, at) => this.loadOutput(row, at)),
+      this.#strips.map(
+        (s) => `m_${s} = LOG2E * lse[params.lse_base + entry.head * params.n_q + min(row_${s}, params.n_q - 1u)];
+l_${s} = select(0.0, 1.0, half == 0u);`,
+      ),
+      this.#groupsOf(this.t.scoreKeys).map(({ start, columns }) =>
         text(
-          `if (row_${s} < params.n_q) {
-m_${s} = LOG2E * lse[params.lse_base + entry.head * params.n_q + row_${s}];
-l_${s} = select(0.0, 1.0, half == 0u);
-}`,
-          this.eachGroup(this.t.scoreKeys, (start, columns) =>
-            text(
-              this.ops.sync(),
-              `for (var i = half; i < ${columns / 8}u; i += 2u) {
-${this.loadOutput(`row_${s}`, start, columns, `s_row_${s}`)}
-}`,
-              this.ops.sync(),
-              this.#eachOutput(s, start, columns, (list, i, offset) =>
-                this.ops.loadInto(list, i, 'Result', 's_tile', offset, 'S_STRIDE', 'row_major'),
-              ),
+          ops.sync(),
+          this.#strips.flatMap((s) =>
+            range(columns / 16).map((i) => this.storeLoaded(word(s, start / 16 + i), `s_row_${s} + 2u * (${2 * i}u + half)`)),
+          ),
+          ops.sync(),
+          this.#strips.map((s) =>
+            this.#eachOutput(s, start / columns, columns, (list, i, offset) =>
+              ops.loadInto(list, i, 'Result', 's_tile', offset, 'S_STRIDE', 'row_major'),
             ),
           ),
         ),
       ),
-      this.ops.sync(),
+      ops.sync(),
       '}',
     );
   }

@@ -141,7 +141,8 @@ l = select(0.0, 1.0, half == 0u);
 }`,
       this.#eachOutput(
         (columns, start) => `for (var i = 0u; i < ${columns / 8}u; i++) {
-${this.loadOutput('pair', start, columns, 's_lane', `side * ${this.d / 8}u`)}
+let x = ${this.loadOutput('pair', `side * ${this.d / 8}u + ${wgsl(times(start, columns / 4))} + 2u * i`)};
+${this.storeLoaded('x', 's_lane + 2u * i')}
 }`,
         true,
       ),

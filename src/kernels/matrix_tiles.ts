@@ -1,6 +1,6 @@
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import type { MatrixKernel, MatrixTiling } from './matrix_config.js';
-import { type Index, type MatrixOps, times, wgsl } from './matrix_ops.js';
+import type { Index, MatrixOps } from './matrix_ops.js';
 
 /** Lists 0, 1, ... count - 1. */
 export function range(count: number): number[] {
@@ -199,14 +199,15 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     return text(parts);
   }
 
-  /** Loads word i of a group of output columns, and stores it as f32 into the row of `s_tile` that begins at `to`. */
-  protected loadOutput(row: string, start: Index, columns: number, to: string, column = '0u'): string {
-    return `var x = vec4<u32>();
-if (${row} < params.n_q) {
-x = load_o(params.o_base + entry.head * params.o_head_stride + ${row} * params.o_row_stride + ${column} + ${wgsl(times(start, columns / 4))} + 2u * i);
-}
-s_tile[${to} + 2u * i] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y)));
-s_tile[${to} + 2u * i + 1u] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(x.z), unpack2x16float(x.w)));`;
+  /** Eight output columns of a row, from vec4 `at` on. */
+  protected loadOutput(row: string, at: string): string {
+    return `load_o(params.o_base + entry.head * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
+  }
+
+  /** Stores eight output columns that {@link loadOutput} loaded into `s_tile` as f32. */
+  protected storeLoaded(x: string, to: string): string {
+    return `s_tile[${to}] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(${x}.x), unpack2x16float(${x}.y)));
+s_tile[${to} + 1u] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(${x}.z), unpack2x16float(${x}.w)));`;
   }
 
   // ---- the kernel's frame

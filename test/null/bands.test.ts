@@ -5,13 +5,22 @@ import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { chooseMatrixTiling, type MatrixTiling } from '../../src/kernels/matrix_config.js';
 import { planLayer } from '../../src/scheduler/plan.js';
 import type { HeadPattern } from '../../src/scheduler/types.js';
 import { resolveLayer } from '../../src/scheduler/validate.js';
 
 const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
 const f16 = profileDevice(device, 'f16');
-const matrix = { ...f16, tier: 'matrix', matrix: { shapes: MATRIX_SHAPES, sync: 'subgroup' } } as const;
+const shapes = { shapes: MATRIX_SHAPES, sync: 'subgroup' } as const;
+// Bands have more rows than the rest, also with 16 KiB of workgroup memory.
+const rest = chooseMatrixTiling({ ...shapes, limits: device.limits }, 'vertical_slash', 64) as MatrixTiling;
+const matrix = {
+  ...f16,
+  tier: 'matrix',
+  matrix: shapes,
+  tilings: { matrix: { slash_band: { ...rest, subgroups: 8, scorePad: 1 } } },
+} as const;
 const [buffer, o, own] = [0, 1, 2].map(() => device.createBuffer({ size: 2 ** 24, usage: 0x80 })) as [
   GPUBuffer,
   GPUBuffer,
