@@ -1,11 +1,14 @@
 import type { AttentionLayer, PlanReport, Stage } from '../src/index.js';
 import { type SparsePrefill, STAGES, StageTimer } from '../src/index.js';
+import { KernelWatch } from './kernel_times.js';
 
 /** Median GPU times of one layer. */
 export interface Measurement {
   /** Milliseconds of all stages. */
   readonly ms: number;
   readonly stages: Readonly<Record<Stage, number>>;
+  /** Means by the label of the kernel; empty on a device without timestamps. */
+  readonly kernels: Readonly<Record<string, number>>;
   /** Times measured; the median is reported. */
   readonly repetitions: number;
   /** Fastest and slowest repetition, in milliseconds. */
@@ -73,9 +76,11 @@ export async function measureLayer(
     }
     const { plan, times } = await pass(repetitions);
     const totals = times.map(total);
+    const kernels = device.features.has('timestamp-query') ? await kernelTimes(prefill, layer) : {};
     return {
       ms: median(totals),
       stages: Object.fromEntries(STAGES.map((stage) => [stage, median(times.map((t) => t[stage]))])) as Record<Stage, number>,
+      kernels,
       repetitions,
       range: [Math.min(...totals), Math.max(...totals)],
       plan,
@@ -83,4 +88,17 @@ export async function measureLayer(
   } finally {
     timer.destroy();
   }
+}
+
+/** Means over a few passes of every kernel's time. */
+async function kernelTimes(prefill: SparsePrefill, layer: AttentionLayer, passes = 3): Promise<Record<string, number>> {
+  const { device } = prefill;
+  const watch = new KernelWatch(device);
+  for (let i = 0; i < passes; i++) {
+    const encoder = device.createCommandEncoder();
+    prefill.record(encoder, layer);
+    device.queue.submit([encoder.finish()]);
+  }
+  const { kernels } = await watch.stop();
+  return Object.fromEntries([...kernels].map(([label, ms]) => [label, ms / passes]));
 }

@@ -49,7 +49,7 @@ export async function measureOurs(
   try {
     const { q, k, v } = planted;
     const layer: AttentionLayer = { ...shape, q, k, v, o, patterns: pattern };
-    const { ms, stages, repetitions, plan } = await measureLayer(prefill, layer, measure);
+    const { ms, stages, kernels, repetitions, plan } = await measureLayer(prefill, layer, measure);
     const report = await prefill.run(layer, { inspect: true });
     const density = report.heads?.reduce((sum, h) => sum + h.density / heads, 0) ?? 1;
     const head = report.heads?.[0];
@@ -65,6 +65,7 @@ export async function measureOurs(
       params: paramsOf(pattern),
       ms,
       stages,
+      kernels,
       tflops: (4 * headDim * density * heads * seqLen * (seqLen + 1)) / 2 / ms / 1e9,
       density,
       ...(relError === undefined ? {} : { relError }),

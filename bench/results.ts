@@ -18,6 +18,8 @@ export interface BenchRow {
   /** Median GPU milliseconds, index building included. */
   readonly ms: number;
   readonly stages?: Readonly<Record<Stage, number>>;
+  /** Milliseconds by the label of the kernel, each in a pass of its own, which takes a little longer than `ms`. */
+  readonly kernels?: Readonly<Record<string, number>>;
   /** Of the multiplications that the pattern needs (q k^T and p v over its kept pairs), per second, in 10^12. */
   readonly tflops: number;
   /** Kept query-key pairs over all causal ones. */

@@ -5,27 +5,33 @@
 //   vertical[j] = sum_r A[r, j]                                  (+inf for the first forced_columns)
 //   diagonal_partial[tile, r - j + 127] = sum of A[r, j] in the tile, j counted from its first key
 //
-// Scores take 64 words per key: those of the first tiles are kept from pass 1, as many as there is room for; the others
-// are computed a second time. Sums run in a
-// fixed order, so results do not change from run to run. slash_scores.wgsl adds the tiles' diagonals up.
+// Scores take 64 words per key: as many tiles as there is room for are kept from pass 1, which runs again for the others. Thread
+// (ty, tx) has the 8 x 8 square of rows 8 ty + a and keys 8 tx + b. Sums run in a fixed order, so results do not change from
+// run to run. slash_scores.wgsl adds the tiles' diagonals up.
 //
 // Grid: x = tile of 128 keys (from params.first_tile on), y = head.
-// Bindings: lib/index_estimate.wgsl, and
+// Bindings: lib/index_estimate_params.wgsl, and
 //   merged            [heads, 64] (m, l) over all keys
 //   scores            [heads, 2, 128 * tiles] bits of f32; the first of the two lists is `vertical`
 //   diagonal_partial  [heads, tiles, 192]
-//   kept              [heads, kept_tiles, 16, threads] scores, from pass 1
+//   kept              [heads, kept_tiles, 64, 128] scores, from pass 1
 
-@group(0) @binding(4) var<storage, read> merged: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read_write> scores: array<vec4<u32>>;
-@group(0) @binding(6) var<storage, read_write> diagonal_partial: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read> kept: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> merged: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read_write> scores: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> diagonal_partial: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> kept: array<vec4<f32>>;
 
+const TILE_ROWS: u32 = 64u;
+const TILE_KEYS: u32 = 128u;
+const TX: u32 = 16u;
+const TY: u32 = 8u;
+const THREADS: u32 = TX * TY;
 const INFINITY_BITS: u32 = 0x7f800000u;
 const DIAGONAL_GROUPS: u32 = (TILE_ROWS + TILE_KEYS) / 4u;
 // Parts of `stage`: four groups of four diagonals per thread, then two groups of four columns per thread.
 const COLUMN_SUMS: u32 = 4u * THREADS;
 
+var<workgroup> stage: array<vec4<f32>, 6u * THREADS>;
 var<workgroup> lse2: array<f32, TILE_ROWS>;
 
 // Sums along the diagonals row - key = -3, -2, -1, 0 of a 4 x 4 square.
@@ -52,15 +58,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     lse2[thread] = row_lse2;
   }
   var p: array<vec4<f32>, 16>;
-  if (tile < params.kept_tiles) {
-    let at = kept_start(workgroup.y, tile, tx, ty);
-    for (var i = 0u; i < 16u; i++) {
-      p[i] = kept[at + i * THREADS];
-    }
-    workgroupBarrier();
-  } else {
-    estimate_tile(&p, workgroup.y, tile, tx, ty);
+  let at = kept_start(workgroup.y, tile) + 8u * ty * (TILE_KEYS / 4u) + 2u * tx;
+  for (var a = 0u; a < 8u; a++) {
+    p[2u * a] = kept[at + a * (TILE_KEYS / 4u)];
+    p[2u * a + 1u] = kept[at + a * (TILE_KEYS / 4u) + 1u];
   }
+  workgroupBarrier();
   var columns_lo = vec4<f32>();
   var columns_hi = vec4<f32>();
   for (var a = 0u; a < 8u; a++) {

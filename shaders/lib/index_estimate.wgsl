@@ -1,26 +1,7 @@
-// Scores of the last R <= 64 query rows against a tile of 128 keys, as both passes of the vertical-slash
-// estimate need them (MInference section 3.2).
+// Scores of the last R <= 64 query rows against a tile of 128 keys (MInference section 3.2).
 //
 //   s[r, j] = log2(e) * scale * q[r] . k[j]   where j <= position of row r,   MASKED elsewhere
 
-struct EstimateParams {
-  rows: u32,             // R = min(64, query rows of the call)
-  first_row: u32,        // query row that is row 0 here
-  first_position: u32,   // its absolute position
-  tiles: u32,            // tiles of 128 keys per head
-  first_tile: u32,       // tile of workgroup 0
-  scale_log2: f32,       // softmax scale times log2(e)
-  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
-  q_head_stride: u32,
-  q_row_stride: u32,
-  k_base: u32,
-  k_head_stride: u32,
-  k_row_stride: u32,
-  forced_columns: u32,   // first columns that get +inf
-  kept_tiles: u32,       // tiles of each head whose scores pass 1 keeps for pass 2
-}
-
-@group(0) @binding(0) var<uniform> params: EstimateParams;
 @group(0) @binding(1) var<storage, read> q: array<StorageVec4>;
 @group(0) @binding(2) var<storage, read> k: array<StorageVec4>;
 @group(0) @binding(3) var<storage, read> heads: array<vec2<u32>>;   // query head, key head
@@ -57,25 +38,18 @@ fn key_vec4(key: u32, d: u32) -> vec4<f32> {
   return select(vec4<f32>(), unpack_vec4(k[place.at]), place.exists);
 }
 
-// Where one thread's share of a kept tile begins: 16 vec4, `THREADS` apart.
-fn kept_start(head_slot: u32, tile: u32, tx: u32, ty: u32) -> u32 {
-  return (head_slot * params.kept_tiles + tile) * 16u * THREADS + ty * TX + tx;
-}
-
-// Every thread of the workgroup must call this together.
-fn estimate_tile(s: ptr<function, array<vec4<f32>, 16>>, head_slot: u32, tile: u32, tx: u32, ty: u32) {
+// Every thread of the workgroup must call this together; take_part gets the unscaled scores.
+fn estimate_tile(thread: u32, head_slot: u32, tile: u32) {
   let head = heads[head_slot];
   q_start = params.q_base + head.x * params.q_head_stride + params.first_row * params.q_row_stride;
   k_start = params.k_base + head.y * params.k_head_stride;
   first_key = tile * TILE_KEYS;
-  score_tile(s, tx, ty);
-  let key = vec4<u32>(first_key + 8u * tx) + vec4<u32>(0u, 1u, 2u, 3u);
-  for (var a = 0u; a < 8u; a++) {
-    let row = 8u * ty + a;
-    let position = vec4<u32>(params.first_position + row);
-    let real = vec4<bool>(row < params.rows);
-    (*s)[2u * a] = select(vec4<f32>(MASKED), (*s)[2u * a] * params.scale_log2, real & (key <= position));
-    (*s)[2u * a + 1u] =
-      select(vec4<f32>(MASKED), (*s)[2u * a + 1u] * params.scale_log2, real & (key + vec4<u32>(4u) <= position));
-  }
+  score_parts(thread);
+}
+
+// Scores of a row and four keys of the tile, scaled and masked.
+fn estimate_four(row: u32, key: u32, s: vec4<f32>) -> vec4<f32> {
+  let keys = vec4<u32>(first_key + key) + vec4<u32>(0u, 1u, 2u, 3u);
+  let visible = vec4<bool>(row < params.rows) & (keys <= vec4<u32>(params.first_position + row));
+  return select(vec4<f32>(MASKED), s * params.scale_log2, visible);
 }

@@ -6,12 +6,11 @@
 // A workgroup of TY x TX threads; each of its subgroups multiplies 32 rows with 64 keys. Rows and keys are staged through
 // workgroup memory D_CHUNK dimensions at a time, as stored. Every thread fetches its words of the next chunk, all at
 // once and without a branch between them, before it multiplies the current one. The scores come back through the same
-// memory, 4 * PART4 keys of each half of the keys at a time, so that thread (ty, tx) ends up with the 8 x 8 square of
-// rows 8 * ty + a and keys 8 * tx + b: s[2 * a] holds keys b = 0..3, s[2 * a + 1] keys b = 4..7.
+// memory, 4 * PART4 keys of each half of the keys at a time: see index_score_squares_matrix.wgsl and index_score_parts_matrix.wgsl.
 //
 // Constants from the pipeline's prelude: HEAD_DIM, D_CHUNK, which divides it (multiples of 16). The kernel's own files
 // define q, k, row_place and key_place (below). src/index/score_tile.ts writes TILE_ROWS, PART4, `stage`, which is free
-// for the kernel to use, `s_tile`, and, since every matrix must be a variable of its own, the function score_tile.
+// for the kernel to use, `s_tile`, and, since every matrix must be a variable of its own, the function that multiplies.
 
 const TILE_KEYS: u32 = 128u;
 const TX: u32 = 16u;
@@ -21,7 +20,7 @@ const D4: u32 = HEAD_DIM / 4u;
 const D8: u32 = HEAD_DIM / 8u;
 const DC8: u32 = D_CHUNK / 8u;
 const LINE: u32 = DC8 + 1u;           // padded: neighbouring lines fall into different banks
-const SCORE_LINE: u32 = 2u * PART4 + 1u;
+const SCORE_LINE: u32 = 2u * PART4 + 2u;   // padded, as suits stores of matrices
 
 // Dimensions 8 * d .. 8 * d + 7 of a row of the tile, 0 where there is none.
 fn row_word(row: u32, d: u32) -> vec4<u32> {
@@ -33,17 +32,4 @@ fn row_word(row: u32, d: u32) -> vec4<u32> {
 fn key_word(key: u32, d: u32) -> vec4<u32> {
   let place = key_place(key, 2u * d);
   return select(vec4<u32>(), vec4<u32>(k[place.at], k[place.at + 1u]), place.exists);
-}
-
-// Reads this thread's square when it belongs to the scores that s_tile holds.
-fn read_part(s: ptr<function, array<vec4<f32>, 16>>, part: u32, tx: u32, ty: u32) {
-  let half = tx / 8u;
-  let key4 = 2u * tx % 16u;
-  if (key4 / PART4 == part) {
-    for (var a = 0u; a < 8u; a++) {
-      let at = (8u * ty + a) * SCORE_LINE + half * PART4 + key4 % PART4;
-      (*s)[2u * a] = bitcast<vec4<f32>>(s_tile[at]);
-      (*s)[2u * a + 1u] = bitcast<vec4<f32>>(s_tile[at + 1u]);
-    }
-  }
 }

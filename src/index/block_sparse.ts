@@ -53,7 +53,7 @@ interface Shaders {
 }
 
 /** Tiles of scores on matrices; the kernel keeps nothing beside them. */
-export const BLOCK_SCORE_TILE: MatrixTileSize = { rows: STRIP_ROWS, stage: 1 };
+export const BLOCK_SCORE_TILE: MatrixTileSize = { rows: STRIP_ROWS, scores: 'squares', stage: 1 };
 
 /** Head sizes that a product of means takes on matrices, which multiply f16: see shaders/lib/block_means_split.wgsl. */
 export const SPLIT_PRODUCTS = 3;

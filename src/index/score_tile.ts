@@ -1,3 +1,6 @@
+import plainParts from '../../shaders/lib/index_score_parts.wgsl?raw';
+import matrixParts from '../../shaders/lib/index_score_parts_matrix.wgsl?raw';
+import matrixSquares from '../../shaders/lib/index_score_squares_matrix.wgsl?raw';
 import plain from '../../shaders/lib/index_score_tile.wgsl?raw';
 import matrix from '../../shaders/lib/index_score_tile_matrix.wgsl?raw';
 import type { DeviceProfile } from '../device/profile.js';
@@ -18,16 +21,18 @@ export interface ScoreTile {
   readonly storage: StorageFormat;
   /** Value of the constant D_CHUNK. */
   readonly dChunk: number;
-  /** WGSL of `score_tile` and its constants, written when it is asked for. */
+  /** WGSL of `score_tile`, or of `score_parts`, and its constants, written when it is asked for. */
   readonly code: string;
   /** Whether it runs on subgroup matrices. */
   readonly onMatrices: boolean;
 }
 
-/** What a kernel wants of the matrix form. The plain form has 64 rows and at least 960 elements. */
+/** What a kernel wants of the tile, mostly of the matrix form. The plain form has 64 rows and at least 960 elements. */
 export interface MatrixTileSize {
   /** Rows of a tile. */
   readonly rows: 64 | 128;
+  /** A square of scores for each thread, or parts of all scores one after the other: shaders/lib/index_score_parts.wgsl. */
+  readonly scores: 'squares' | 'parts';
   /** Elements of `stage` that the kernel uses. */
   readonly stage: number;
 }
@@ -67,13 +72,15 @@ export function scoreTile(
       storage: 'f16-packed',
       dChunk: staging.chunk,
       get code() {
-        return `${matrix}\n${matrixCode(shape, size, staging, opsOf(shape))}`;
+        const handOver = size.scores === 'parts' ? matrixParts : matrixSquares;
+        return `${matrix}\n${handOver}\n${matrixCode(shape, size, staging, opsOf(shape))}`;
       },
       onMatrices: true,
     };
   }
   const dChunk = stagedDimensions(profile);
-  return { tag: `d${dChunk}`, directives: '', rows: 64, storage, dChunk, code: plain, onMatrices: false };
+  const code = size.scores === 'parts' ? `${plain}\n${plainParts}` : plain;
+  return { tag: `d${dChunk}`, directives: '', rows: 64, storage, dChunk, code, onMatrices: false };
 }
 
 /** How the matrix form passes rows, keys and scores through workgroup memory. */
@@ -90,7 +97,7 @@ const STAGINGS: readonly Staging[] = [64, 80, 48, 32, 16].flatMap((chunk) => [32
 /** 16-byte words of the workgroup memory that chunks and scores share; each line is padded by one. */
 function tileWords({ rows }: MatrixTileSize, { chunk, part }: Staging): number {
   const lines = (rows + TILE_KEYS) * (chunk / 8 + 1);
-  const scores = rows * (((TILE_KEYS / SUBGROUP_KEYS) * part) / 4 + 1);
+  const scores = rows * (((TILE_KEYS / SUBGROUP_KEYS) * part) / 4 + 2);
   return Math.max(lines, scores);
 }
 
@@ -133,11 +140,12 @@ function matrixCode({ m, n, k }: MatrixShape, size: MatrixTileSize, staging: Sta
         ),
       ),
     );
+  const parts = size.scores === 'parts';
   const scoreTile = lines(
     '// Every thread of the workgroup must call this together.',
-    'fn score_tile(s: ptr<function, array<vec4<f32>, 16>>, tx: u32, ty: u32) {',
+    parts ? 'fn score_parts(index: u32) {' : 'fn score_tile(s: ptr<function, array<vec4<f32>, 16>>, tx: u32, ty: u32) {',
     // The remainder changes nothing, but tells compilers the bounds of every matrix access.
-    'let thread = (ty * TX + tx) % THREADS;',
+    `let thread = ${parts ? 'index' : '(ty * TX + tx)'} % THREADS;`,
     '// What the subgroup multiplies.',
     `let half = thread / ${SUBGROUP_SIZE}u % 2u;`,
     `let own_rows = thread / ${2 * SUBGROUP_SIZE}u * ${SUBGROUP_ROWS}u;`,
@@ -157,7 +165,12 @@ function matrixCode({ m, n, k }: MatrixShape, size: MatrixTileSize, staging: Sta
     'workgroupBarrier();',
     '}',
     ops.each('p', SUBGROUP_KEYS / part, (p) =>
-      lines(storePart(p), 'workgroupBarrier();', `read_part(s, ${wgsl(p)}, tx, ty);`, 'workgroupBarrier();'),
+      lines(
+        storePart(p),
+        'workgroupBarrier();',
+        parts ? `take_part(${wgsl(p)}, thread);` : `read_part(s, ${wgsl(p)}, tx, ty);`,
+        'workgroupBarrier();',
+      ),
     ),
     '}',
   );

@@ -4,10 +4,11 @@ import mergeSoftmax from '../../shaders/index/merge_softmax.wgsl?raw';
 import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
 import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
 import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
+import estimateParams from '../../shaders/lib/index_estimate_params.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
+import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
-import type { Recorder } from '../device/recorder.js';
+import type { DispatchOptions, Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { bindWindow, windowWords } from '../kernels/tensor.js';
@@ -48,8 +49,8 @@ export interface VerticalSlashScores {
 const FORCED = { columns: 30, diagonals: 100 } as const;
 /** Query rows that the estimate looks at. */
 export const LAST_QUERIES = 64;
-/** Tiles of scores: of all rows, and what shaders/index/estimate_sums.wgsl adds up in `stage`. */
-export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, stage: 768 };
+/** Tiles of scores, of all rows, and what threads share in shaders/index/estimate_softmax.wgsl. */
+export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, scores: 'parts', stage: 128 };
 const TILE_KEYS = 128;
 const TILE_DIAGONALS = 192;
 /** Tiles whose softmax statistics one workgroup merges. */
@@ -58,8 +59,6 @@ const HEADER_WORDS = 4;
 /** Scores of a tile. */
 const KEPT_TILE_BYTES = LAST_QUERIES * TILE_KEYS * 4;
 const LOG2E = Math.LOG2E;
-
-const ESTIMATE_BINDINGS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read'];
 
 interface Shaders {
   readonly softmax: ShaderSpec;
@@ -71,24 +70,24 @@ interface Shaders {
 
 function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
   const tile = scoreTile(profile, headDim, storage, ESTIMATE_TILE);
-  const head = [
-    tile.directives + prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk } }),
-    storageLibrary(tile.storage),
-    tile.code,
-    estimate,
-  ];
-  const tag = `D=${headDim} ${storage} ${tile.tag}`;
   return {
     softmax: {
-      label: `vertical-slash estimate: softmax ${tag}`,
-      code: [...head, estimateSoftmax].join('\n'),
-      bindings: [...ESTIMATE_BINDINGS, 'write', 'write'],
+      label: `vertical-slash estimate: softmax D=${headDim} ${storage} ${tile.tag}`,
+      code: [
+        tile.directives + prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk } }),
+        storageLibrary(tile.storage),
+        tile.code,
+        estimateParams,
+        estimate,
+        estimateSoftmax,
+      ].join('\n'),
+      bindings: ['uniform', 'read', 'read', 'read', 'write', 'write'],
     },
     merge: { label: 'vertical-slash estimate: merge', code: mergeSoftmax, bindings: ['uniform', 'read', 'write'] },
     sums: {
-      label: `vertical-slash estimate: sums ${tag}`,
-      code: [...head, estimateSums].join('\n'),
-      bindings: [...ESTIMATE_BINDINGS, 'read', 'write', 'write', 'read'],
+      label: 'vertical-slash estimate: sums',
+      code: [estimateParams, estimateSums].join('\n'),
+      bindings: ['uniform', 'read', 'write', 'write', 'read'],
     },
     slashScores: { label: 'vertical-slash estimate: diagonals', code: slashScores, bindings: ['uniform', 'read', 'write'] },
     runs: { label: 'vertical-slash runs', code: [radix, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
@@ -106,7 +105,7 @@ export function verticalSlashScoreBytes(layer: IndexLayer, heads: number): { rea
   const one = { head: 0, kvHead: 0, verticalSize: 0, slashSize: 1 };
   const s = batchSizes(layer.k.rows, new Array<VerticalSlashHead>(heads).fill(one));
   const kept = heads * keptTileCount(layer, heads) * KEPT_TILE_BYTES;
-  return { peak: kept + Math.max(s.statistics + 2 * s.groups, s.merged + s.scores + s.diagonals), scores: s.scores };
+  return { peak: kept + s.statistics + Math.max(2 * s.groups, s.merged + s.scores + s.diagonals), scores: s.scores };
 }
 
 /** Every shader that {@link recordVerticalSlashIndex} may use for this head size and storage format. */
@@ -135,18 +134,18 @@ function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
   };
 }
 
-/** Tiles of each head whose scores are kept between the passes: what fits half of the workspace. */
+/** Tiles of each head whose scores are kept between the passes: what fits half of the workspace, but one at least. */
 function keptTileCount(layer: IndexLayer, heads: number): number {
   const { limits } = layer.profile;
   const room = Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize);
-  return Math.min(divCeil(layer.k.rows, TILE_KEYS), Math.floor(room / (heads * KEPT_TILE_BYTES)));
+  return Math.min(divCeil(layer.k.rows, TILE_KEYS), Math.max(1, Math.floor(room / (heads * KEPT_TILE_BYTES))));
 }
 
 /** Workspace of a batch of heads beside the kept scores. */
 function transientBytes(keys: number, heads: readonly VerticalSlashHead[]): number {
   const s = batchSizes(keys, heads);
   const merging = s.statistics + 2 * s.groups;
-  const summing = s.merged + s.scores + s.diagonals;
+  const summing = s.statistics + s.merged + s.scores + s.diagonals;
   const selecting = s.scores + s.selected + s.topk;
   return Math.max(merging, summing, selecting);
 }
@@ -183,7 +182,7 @@ function indexWords(keys: number, head: VerticalSlashHead): number {
 }
 
 /**
- * Memory of {@link recordVerticalSlashIndex}. Per head of a batch the workspace is 14 bytes per key (plus
+ * Memory of {@link recordVerticalSlashIndex}. Per head of a batch the workspace is 18 bytes per key (plus
  * 49 KiB, 4 bytes per kept column or diagonal, and rounding to whole tiles of 128 keys), and for the kept scores 256 bytes
  * per key or half of `workspaceLimit`, whichever is less; the index is
  * `4 + verticalSize + 3 * min(slashSize, ceil(Nk / 65))` words.
@@ -236,8 +235,17 @@ export function recordVerticalSlashScores(
 
   const tileFlops = heads.length * 2 * LAST_QUERIES * TILE_KEYS * headDim;
   const tilesAtOnce = Math.max(1, Math.floor(dispatchFlops(layer.profile) / tileFlops));
-  const forEachTileRange = (end: number, shader: ShaderSpec, outputs: GPUBuffer[]): void => {
-    for (let first = 0; first < end; first += tilesAtOnce) {
+  const keptTiles = keptTileCount(layer, heads.length);
+  const kept = rec.workspace('estimate: kept scores', heads.length * keptTiles * KEPT_TILE_BYTES);
+  /** Dispatches a pass for tiles from `start` to `end`; scores of those from `keptFirst` on are kept. */
+  const pass = (
+    shader: ShaderSpec,
+    start: number,
+    end: number,
+    keptFirst: number,
+    ...buffers: DispatchOptions['bindings']
+  ): void => {
+    for (let first = start; first < end; first += tilesAtOnce) {
       const count = Math.min(tilesAtOnce, end - first);
       const params = uniform(rec, 'estimate parameters', [
         rows,
@@ -249,23 +257,24 @@ export function recordVerticalSlashScores(
         ...windowWords(q, k),
         forced.columns,
         keptTiles,
+        keptFirst,
       ]);
       rec.dispatch({
         stage: 'estimate',
         shader,
-        bindings: [params, q.range, k.range, headTable, ...outputs],
+        bindings: [params, ...buffers],
         workgroups: [count, heads.length],
         flops: count * tileFlops,
       });
     }
   };
 
-  const keptTiles = keptTileCount(layer, heads.length);
-  const kept = rec.workspace('estimate: kept scores', heads.length * keptTiles * KEPT_TILE_BYTES);
-
   // Softmax statistics of every tile, merged until one entry per row is left.
-  let statistics = rec.workspace('estimate: tile softmax', sizes.statistics);
-  forEachTileRange(tiles, shaders.softmax, [statistics, kept]);
+  const tileStatistics = rec.workspace('estimate: tile softmax', sizes.statistics);
+  const softmax = (start: number, end: number, keptFirst: number): void =>
+    pass(shaders.softmax, start, end, keptFirst, q.range, k.range, headTable, tileStatistics, kept);
+  softmax(0, tiles, 0);
+  let statistics = tileStatistics;
   let entries = tiles;
   do {
     const groups = divCeil(entries, FAN_IN);
@@ -276,15 +285,19 @@ export function recordVerticalSlashScores(
       bindings: [uniform(rec, 'merge parameters', [entries, groups]), statistics, merged],
       workgroups: [groups, heads.length],
     });
-    rec.release(statistics);
+    if (statistics !== tileStatistics) rec.release(statistics);
     statistics = merged;
     entries = groups;
   } while (entries > 1);
 
   const scores = rec.workspace('estimate: scores', sizes.scores);
   const diagonals = rec.workspace('estimate: diagonals', sizes.diagonals);
-  forEachTileRange(tiles, shaders.sums, [statistics, scores, diagonals, kept]);
-  rec.release(statistics, kept);
+  for (let first = 0; first < tiles; first += keptTiles) {
+    const end = Math.min(first + keptTiles, tiles);
+    if (first > 0) softmax(first, end, first);
+    pass(shaders.sums, first, end, first, statistics, scores, diagonals, kept);
+  }
+  rec.release(statistics, tileStatistics, kept);
   rec.dispatch({
     stage: 'estimate',
     shader: shaders.slashScores,

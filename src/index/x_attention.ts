@@ -38,7 +38,7 @@ export interface XAttentionHead extends IndexHead {
 }
 
 /** Tiles of scores on matrices, and what shaders/index/antidiagonal_softmax.wgsl needs in `stage`. */
-export const ANTIDIAGONAL_TILE: MatrixTileSize = { rows: 128, stage: 512 };
+export const ANTIDIAGONAL_TILE: MatrixTileSize = { rows: 128, scores: 'squares', stage: 512 };
 const TILE_KEYS = 128;
 /** Rows whose softmax statistics are merged together. */
 const STRIP = 64;

@@ -71,7 +71,10 @@ class TestRecorder extends Recorder {
     edit(native.directives, 'enable f16;\n');
     edit(native.code, emulated.code.replace('@binding(8)', `@binding(${shader.bindings.length})`));
     edit('fn main(', `fn main(${builtins}, `);
-    edit('thread: u32) {\n', `thread: u32) {\n${prologue}\n${bank} * ${EMULATION_BYTES / 4}u;\n`);
+    edit(
+      'local_invocation_index) thread: u32) {\n',
+      `local_invocation_index) thread: u32) {\n${prologue}\n${bank} * ${EMULATION_BYTES / 4}u;\n`,
+    );
     // Kernels of the index have no number 1 among their parameters, but a stride that is never 0.
     const stride = code.includes('k_row_stride: u32') ? 'k_row_stride' : 'row_stride';
     code = code.replaceAll('params.unit', `min(params.${stride}, 1u)`);

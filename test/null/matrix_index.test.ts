@@ -32,8 +32,8 @@ test('index estimators on subgroup matrices compile without a message', async ()
           ...xAttentionIndexShaders(profile, headDim, 'f16'),
           ...blockSparseIndexShaders(profile, headDim, 'f16'),
         ].filter((s) => s.code.includes('subgroup_matrix'));
-        // Two passes of vertical-slash, one of XAttention for each stride, block scores.
-        expect(specs.length).toBe(5);
+        // The first pass of vertical-slash, one of XAttention for each stride, block scores.
+        expect(specs.length).toBe(4);
         for (const { label, code } of specs) {
           const module = device.createShaderModule({ label, code });
           const info = await module.getCompilationInfo();
@@ -47,5 +47,5 @@ test('index estimators on subgroup matrices compile without a message', async ()
       }
     }
   }
-  expect(count).toBeGreaterThan(160);
+  expect(count).toBeGreaterThan(130);
 });
