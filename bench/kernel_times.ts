@@ -11,10 +11,10 @@ export interface KernelTimes {
   readonly kernels: ReadonlyMap<string, number>;
 }
 
-/** Queries of a command encoder: two for each run of dispatches of one kernel. */
+/** Queries of a set: two for each run of dispatches of one kernel. A command encoder takes as many sets as it needs. */
 const QUERIES = 512;
 
-/** Where a command encoder's queries go. */
+/** Where some of a command encoder's queries go. */
 interface Slot {
   readonly querySet: GPUQuerySet;
   readonly resolved: GPUBuffer;
@@ -39,7 +39,7 @@ export class KernelWatch {
   readonly #device: GPUDevice;
   readonly #createCommandEncoder: GPUDevice['createCommandEncoder'];
   readonly #free: Slot[] = [];
-  #submitted: Slot | undefined;
+  #submitted: readonly Slot[] = [];
   #reading: Promise<void>[] = [];
   #kernels = new Map<string, { readonly part: Part; ms: number }>();
 
@@ -83,23 +83,27 @@ export class KernelWatch {
   #watch(encoder: GPUCommandEncoder): GPUCommandEncoder {
     const begin = encoder.beginComputePass.bind(encoder);
     const finish = encoder.finish.bind(encoder);
-    const slot = this.#slot();
-    const { spans, querySet } = slot;
+    const slots: Slot[] = [];
     encoder.beginComputePass = (descriptor = {}) => {
       let pass: GPUComputePassEncoder | undefined;
       let current = '';
       const watched: Pick<GPUComputePassEncoder, 'setPipeline' | 'setBindGroup' | 'dispatchWorkgroups' | 'end'> = {
-        setPipeline(pipeline) {
+        setPipeline: (pipeline) => {
           if (!pass || pipeline.label !== current) {
             pass?.end();
+            let slot = slots.at(-1);
+            if (!slot || 2 * slot.spans.length === QUERIES) {
+              slot = this.#slot();
+              slots.push(slot);
+            }
+            const { spans, querySet } = slot;
             const query = 2 * spans.length;
-            if (query + 2 > QUERIES) throw new Error(`more than ${QUERIES / 2} kernels in one command encoder`);
             current = pipeline.label;
             spans.push({ part: partOf(descriptor.label ?? '', current), kernel: current });
             const timestampWrites = { querySet, beginningOfPassWriteIndex: query, endOfPassWriteIndex: query + 1 };
             pass = begin({ ...descriptor, timestampWrites });
           }
-          pass.setPipeline(pipeline);
+          pass?.setPipeline(pipeline);
         },
         setBindGroup: (index: number, group: GPUBindGroup | null | undefined) => pass?.setBindGroup(index, group),
         dispatchWorkgroups: (x, y, z) => pass?.dispatchWorkgroups(x, y, z),
@@ -108,13 +112,11 @@ export class KernelWatch {
       return watched as GPUComputePassEncoder;
     };
     encoder.finish = (descriptor) => {
-      if (spans.length > 0) {
-        encoder.resolveQuerySet(querySet, 0, 2 * spans.length, slot.resolved, 0);
-        encoder.copyBufferToBuffer(slot.resolved, 0, slot.readback, 0, 16 * spans.length);
-        this.#submitted = slot;
-      } else {
-        this.#free.push(slot);
+      for (const { querySet, resolved, readback, spans } of slots) {
+        encoder.resolveQuerySet(querySet, 0, 2 * spans.length, resolved, 0);
+        encoder.copyBufferToBuffer(resolved, 0, readback, 0, 16 * spans.length);
       }
+      this.#submitted = slots;
       return finish(descriptor);
     };
     return encoder;
@@ -122,10 +124,8 @@ export class KernelWatch {
 
   /** Begins to read what the last encoder measured. */
   #collect(): void {
-    const slot = this.#submitted;
-    if (!slot) return;
-    this.#submitted = undefined;
-    this.#reading.push(this.#read(slot));
+    for (const slot of this.#submitted) this.#reading.push(this.#read(slot));
+    this.#submitted = [];
   }
 
   async #read(slot: Slot): Promise<void> {
