@@ -53,6 +53,8 @@ export const LAST_QUERIES = 64;
 export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, scores: 'parts', stage: 128 };
 const TILE_KEYS = 128;
 const TILE_DIAGONALS = 192;
+/** Tiles of the heads that are done at a time, at least, where there are so many. */
+const BATCH_TILES = 2048;
 /** Tiles whose softmax statistics one workgroup merges. */
 const FAN_IN = 128;
 const HEADER_WORDS = 4;
@@ -134,11 +136,15 @@ function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
   };
 }
 
-/** Tiles of each head whose scores are kept between the passes: what fits half of the workspace, but one at least. */
-function keptTileCount(layer: IndexLayer, heads: number): number {
+/** Tiles of all heads together whose scores may be kept between the passes: what fits half of the workspace. */
+function keptTileRoom(layer: IndexLayer): number {
   const { limits } = layer.profile;
-  const room = Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize);
-  return Math.min(divCeil(layer.k.rows, TILE_KEYS), Math.max(1, Math.floor(room / (heads * KEPT_TILE_BYTES))));
+  return Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize) / KEPT_TILE_BYTES;
+}
+
+/** Tiles of each head whose scores are kept between the passes, one at least. */
+function keptTileCount(layer: IndexLayer, heads: number): number {
+  return Math.min(divCeil(layer.k.rows, TILE_KEYS), Math.max(1, Math.floor(keptTileRoom(layer) / heads)));
 }
 
 /** Workspace of a batch of heads beside the kept scores. */
@@ -161,7 +167,10 @@ function headBatches(layer: IndexLayer, heads: readonly VerticalSlashHead[]): Ve
     perHead = Math.max(perHead, transientBytes(keys, [head]));
     largest = Math.max(largest, s.scores, s.diagonals, s.statistics);
   }
-  return batches(heads, Math.min(layer.workspaceLimit / 2 / perHead, binding / largest));
+  // As many heads as can keep all their scores, so that none are computed twice, but enough work for a GPU.
+  const tiles = divCeil(keys, TILE_KEYS);
+  const keeping = Math.max(Math.floor(keptTileRoom(layer) / tiles), divCeil(BATCH_TILES, tiles));
+  return batches(heads, Math.min(layer.workspaceLimit / 2 / perHead, binding / largest, keeping));
 }
 
 function columnCount(keys: number, head: VerticalSlashHead): number {

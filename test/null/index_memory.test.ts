@@ -1,17 +1,20 @@
 import { expect, test } from 'vitest';
 import { openNodeDevice } from '../../src/device/node.js';
+import { PipelineCache } from '../../src/device/pipelines.js';
+import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
+import { Recorder } from '../../src/device/recorder.js';
 import { blockSparseWorkspaceBytes } from '../../src/index/block_sparse.js';
 import type { IndexLayer } from '../../src/index/layer.js';
-import { verticalSlashWorkspaceBytes } from '../../src/index/vertical_slash.js';
+import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../../src/index/vertical_slash.js';
 
 const MIB = 2 ** 20;
 const device = await openNodeDevice({ backend: 'null' });
 const profile = profileDevice(device, 'portable');
 
-/** One head of so many rows; its tensors are never read. */
-function layerOf(rows: number): IndexLayer {
-  const buffer = device.createBuffer({ size: 16, usage: 0x80 });
+/** One head of so many rows; its tensors, of `size` bytes, are never read. */
+function layerOf(rows: number, size = 16): IndexLayer {
+  const buffer = device.createBuffer({ size, usage: 0x80 });
   const tensor = {
     buffer,
     dtype: 'f16' as const,
@@ -47,4 +50,23 @@ test('the block-sparse index is one word for each block of 64 by 64 that is kept
     expect(index).toBe((rows / 64) * 100 * 4);
     expect(transient).toBeLessThan(512 * MIB);
   }
+});
+
+test('the vertical-slash estimate computes scores once, where one head can keep all of its own', () => {
+  const rows = 16_384;
+  const heads = Array.from({ length: 40 }, () => ({ head: 0, kvHead: 0, verticalSize: 10, slashSize: 10 }));
+  /** Tiles of 64 x 128 scores that are computed, with room for those of so many heads. */
+  const computed = (headsKept: number): number => {
+    const rec = new Recorder(device, new BufferPool(device), new PipelineCache(device));
+    recordVerticalSlashIndex(rec, { ...layerOf(rows, rows * 256), workspaceLimit: 2 * headsKept * 4 * 64 * rows }, heads);
+    const passes = rec.steps.flatMap((s) =>
+      s.kind === 'dispatch' && s.label.includes('estimate: softmax') ? [s.workgroups] : [],
+    );
+    rec.pool.destroy();
+    return passes.reduce((sum, [x, y = 1]) => sum + x * y, 0);
+  };
+  const once = (heads.length * rows) / 128;
+  for (const headsKept of [40, 20, 16]) expect(computed(headsKept)).toBe(once);
+  // Below 2048 tiles at a time work would be too short: then some scores are computed again.
+  expect(computed(4)).toBeGreaterThan(once);
 });
