@@ -9,6 +9,9 @@ const NAMES: Readonly<Record<string, string>> = {
   vertical_slash: 'vertical-slash',
   static_vertical_slash: 'vertical-slash, given index',
   block_sparse: 'block-sparse',
+  tri_shape: 'tri-shape',
+  x_attention: 'XAttention',
+  flex_prefill: 'FlexPrefill',
 };
 
 /** Renders a Vega-Lite specification to SVG text. */
