@@ -10,11 +10,6 @@ fn part_four(row: u32, i: u32) -> vec4<f32> {
   return stage[row * SCORE_LINE + i];
 }
 
-// Key of the tile that they begin with.
-fn part_key(part: u32, i: u32) -> u32 {
-  return i / PART4 * (TILE_KEYS / 2u) + 4u * (part * PART4 + i % PART4);
-}
-
 // Every thread of the workgroup must call this together.
 fn score_parts(thread: u32) {
   let tx = thread % TX;

@@ -1,14 +1,7 @@
 // score_parts(thread) computes the scores and calls the kernel's take_part(part, thread) for each part of them: see
 // index_score_parts.wgsl.
 
-const PARTS: u32 = TILE_KEYS / (8u * PART4);
-
 // Four neighbouring scores of the part at hand: of the first half of the keys for i < PART4, then of the other one.
 fn part_four(row: u32, i: u32) -> vec4<f32> {
   return bitcast<vec4<f32>>(s_tile[row * SCORE_LINE + i]);
-}
-
-// Key of the tile that they begin with.
-fn part_key(part: u32, i: u32) -> u32 {
-  return i / PART4 * (TILE_KEYS / 2u) + 4u * (part * PART4 + i % PART4);
 }

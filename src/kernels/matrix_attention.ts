@@ -321,29 +321,6 @@ l_${s} = select(0.0, 1.0, half == 0u);`,
             this.#compute(),
           ),
         );
-      case 'alternate':
-        return text(
-          this.publishKeys('0u'),
-          this.contiguous ? '' : barrier,
-          declareBoth,
-          this.fetch('k', '0u'),
-          this.stage('k'),
-          tileLoop(
-            barrier,
-            // True; see early().
-            `if (params.n_kv > 0u) {\n${this.fetch('v', 'tile')}\n}`,
-            this.#scores('0u'),
-            this.#storeScores(),
-            this.#takeScores(true),
-            this.#softmax('0u'),
-            this.stage('v'),
-            barrier,
-            this.early('tile + 1u', this.fetch('k', '(tile + 1u)')),
-            this.publishNextKeys(),
-            this.#output('0u'),
-            this.stage('k'),
-          ),
-        );
       case 'overlap':
         return text(
           this.publishKeys('0u'),

@@ -12,14 +12,12 @@ export const STRIP_ROWS = 16;
  *
  * - `single`: loaded and stored between two barriers; only other workgroups hide the latency.
  * - `prefetch`: the next tile is loaded into registers while this one is computed. Two barriers a tile.
- * - `alternate`: V is loaded during the scores and the softmax, the next K during the products with V: half of the
- *   registers of `prefetch`, so that a multiprocessor holds more workgroups. Needs `scoreKeys === keys`.
  * - `overlap`: as `prefetch`, with K one tile ahead of V: the score products of the next tile stand between the
  *   maxima and the exponentials of this one, so that matrix units and exponentials can work at the same time
  *   (FlashAttention-3's pipelining inside of a warp). Needs `scoreKeys === keys`.
  * - `overlap-single`: as `overlap`, but loaded and stored between two barriers, as in `single`: fewer registers.
  */
-export type MatrixStaging = 'single' | 'prefetch' | 'alternate' | 'overlap' | 'overlap-single';
+export type MatrixStaging = 'single' | 'prefetch' | 'overlap' | 'overlap-single';
 
 /** How a matrix-tier attention kernel is tiled; see {@link matrixAttentionShader}. */
 export interface MatrixTiling {
@@ -116,7 +114,6 @@ export function estimateRegisters(headDim: number, t: MatrixTiling): RegisterEst
   const prefetched = {
     single: 0,
     prefetch: 8 * vectors,
-    alternate: 4 * vectors,
     overlap: 8 * vectors + scores,
     'overlap-single': scores,
   }[t.staging];
@@ -140,7 +137,7 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   if (headDim % 16 !== 0) return `head size ${headDim} is not a multiple of 16`;
   if (t.keys % t.scoreKeys !== 0) return `${t.keys} keys are not whole groups of ${t.scoreKeys}`;
   if (t.keys > threads) return `${t.keys} keys are more than ${threads} invocations`;
-  const whole = t.staging.startsWith('overlap') || t.staging === 'alternate';
+  const whole = t.staging.startsWith('overlap');
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
   if (t.pairs) {
