@@ -7,8 +7,6 @@ export interface Measurement {
   /** Milliseconds of all stages. */
   readonly ms: number;
   readonly stages: Readonly<Record<Stage, number>>;
-  /** Means by the label of the kernel; empty on a device without timestamps. */
-  readonly kernels: Readonly<Record<string, number>>;
   /** Times measured; the median is reported. */
   readonly repetitions: number;
   /** Fastest and slowest repetition, in milliseconds. */
@@ -69,18 +67,12 @@ export async function measureLayer(
     const [least, most] = options.repetitions;
     const repetitions = Math.min(most, Math.max(least, Math.round(options.budgetMs / guess)));
     const warmMs = options.warmMs ?? (prefill.profile.software ? 0 : 300);
-    for (let i = 0; i < Math.min(1000, Math.floor(warmMs / guess)); i++) {
-      const encoder = device.createCommandEncoder();
-      prefill.record(encoder, layer);
-      device.queue.submit([encoder.finish()]);
-    }
+    for (let i = 0; i < Math.min(1000, Math.floor(warmMs / guess)); i++) submitOnce(prefill, layer);
     const { plan, times } = await pass(repetitions);
     const totals = times.map(total);
-    const kernels = device.features.has('timestamp-query') ? await kernelTimes(prefill, layer) : {};
     return {
       ms: median(totals),
       stages: Object.fromEntries(STAGES.map((stage) => [stage, median(times.map((t) => t[stage]))])) as Record<Stage, number>,
-      kernels,
       repetitions,
       range: [Math.min(...totals), Math.max(...totals)],
       plan,
@@ -90,15 +82,20 @@ export async function measureLayer(
   }
 }
 
-/** Means over a few passes of every kernel's time. */
-async function kernelTimes(prefill: SparsePrefill, layer: AttentionLayer, passes = 3): Promise<Record<string, number>> {
-  const { device } = prefill;
-  const watch = new KernelWatch(device);
-  for (let i = 0; i < passes; i++) {
-    const encoder = device.createCommandEncoder();
-    prefill.record(encoder, layer);
-    device.queue.submit([encoder.finish()]);
-  }
+/** Means over a few passes of every kernel's time, by its label. The device needs `timestamp-query`. */
+export async function kernelTimes(
+  prefill: SparsePrefill,
+  layer: AttentionLayer,
+  passes = 3,
+): Promise<Readonly<Record<string, number>>> {
+  const watch = new KernelWatch(prefill.device);
+  for (let i = 0; i < passes; i++) submitOnce(prefill, layer);
   const { kernels } = await watch.stop();
   return Object.fromEntries([...kernels].map(([label, ms]) => [label, ms / passes]));
+}
+
+function submitOnce(prefill: SparsePrefill, layer: AttentionLayer): void {
+  const encoder = prefill.device.createCommandEncoder();
+  prefill.record(encoder, layer);
+  prefill.device.queue.submit([encoder.finish()]);
 }

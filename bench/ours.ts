@@ -1,7 +1,7 @@
 import type { AttentionLayer, DeviceProfile, HeadPattern, SparsePrefill } from '../src/index.js';
 import { type PlantKind, plantLayer } from '../src/kernels/plant.js';
 import { sampledError } from './check.js';
-import { type MeasureOptions, measureLayer } from './measure.js';
+import { kernelTimes, type MeasureOptions, measureLayer } from './measure.js';
 import type { BenchRow } from './results.js';
 
 /** One layer to measure, all heads with the same pattern. */
@@ -49,7 +49,8 @@ export async function measureOurs(
   try {
     const { q, k, v } = planted;
     const layer: AttentionLayer = { ...shape, q, k, v, o, patterns: pattern };
-    const { ms, stages, kernels, repetitions, plan } = await measureLayer(prefill, layer, measure);
+    const { ms, stages, repetitions, plan } = await measureLayer(prefill, layer, measure);
+    const kernels = device.features.has('timestamp-query') ? await kernelTimes(prefill, layer) : {};
     const report = await prefill.run(layer, { inspect: true });
     const density = report.heads?.reduce((sum, h) => sum + h.density / heads, 0) ?? 1;
     const head = report.heads?.[0];

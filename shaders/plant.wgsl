@@ -101,10 +101,13 @@ fn decides_diagonals(kv_head: u32, key: u32) -> bool {
   if (distance < params.local_size + params.local_size / 8u) {
     return true;
   }
-  let first = (max(distance - params.local_size, 126u) - 126u) / params.run_stride;
+  // A run's first diagonal and those before it that see some of its keys; its last key that one of those after it meets.
+  let before = RUN_KEYS - 1u;
+  let reach = 2u * (ESTIMATE_ROWS - 1u);
+  let first = (max(distance - params.local_size, reach) - reach) / params.run_stride;
   for (var run = first; run < min(first + 2u, params.run_count); run++) {
     let start = run_start(kv_head, run);
-    if (start <= distance + 14u && distance <= start + 126u) {
+    if (start <= distance + before && distance <= start + reach) {
       return true;
     }
   }

@@ -5,12 +5,13 @@
 //   block_sums[c, r] = sum over key groups j of c of exp2(s[r, j] - m[tile, r])
 //
 // A block of 64 keys is 64 / STRIDE groups: STRIDE is 8 or 16.
-// Grid: x = tile of 128 key groups, y = tile of TILE_ROWS row groups, z = head. Bindings: lib/index_antidiagonal.wgsl, and
+// Grid: x = tile of 128 key groups, y = tile of TILE_ROWS row groups, z = head. Bindings: lib/index_antidiagonal.wgsl,
+// lib/index_queries_keys.wgsl, and
 //   partial     [heads, strips of 64 row groups, tiles, 64] (m, l)
 //   block_sums  [heads, row_tiles, tiles, blocks of a tile, TILE_ROWS]; nothing for tiles that no row group sees
 
-@group(0) @binding(4) var<storage, read_write> partial: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read_write> block_sums: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> partial: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read_write> block_sums: array<vec4<f32>>;
 
 const STRIP: u32 = 64u;
 const ROWS4: u32 = TILE_ROWS / 4u;
@@ -19,14 +20,6 @@ const TILE_BLOCKS: u32 = TX * SPLIT;
 
 // m of four row groups each.
 var<workgroup> row_max: array<vec4<f32>, ROWS4>;
-
-fn max4(x: vec4<f32>) -> f32 {
-  return max(max(x.x, x.y), max(x.z, x.w));
-}
-
-fn sum4(x: vec4<f32>) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
 
 // Where (m, l) of the tile's row group 4 * row4 lies.
 fn partial_start(workgroup: vec3<u32>, row4: u32) -> u32 {

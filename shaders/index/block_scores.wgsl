@@ -28,6 +28,7 @@ struct BlockParams {
 @group(0) @binding(4) var<storage, read_write> scores: array<vec4<u32>>;
 
 const INDEX_BLOCK: u32 = 64u;
+
 // For the means' library: the first mean of the tile, and how many there are from it on.
 var<private> first_q: u32;
 var<private> q_rows: u32;

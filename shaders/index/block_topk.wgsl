@@ -232,10 +232,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let row = (workgroup.y * params.strip_rows + workgroup.x) * params.row_stride / 4u;
   if (count > LONG) {
     let total = list_candidates(thread, row, count, keep);
-    if (keep <= total && total <= LISTED) {
-      if (select_listed(thread, total, keep, out)) {
-        return;
-      }
+    if (keep <= total && total <= LISTED && select_listed(thread, total, keep, out)) {
+      return;
     }
   }
 
@@ -272,11 +270,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var own = vec4<u32>();
     for (var i = start; i < end; i += 4u) {
       let key = scores[row + i / 4u];
-      let above = select(vec4<u32>(), vec4<u32>(1u), key > vec4<u32>(limit.x));
+      let above = ones(key > vec4<u32>(limit.x));
       let equal = select(vec4<u32>(), vec4<u32>(0x10000u), key == vec4<u32>(limit.x));
       own += select(vec4<u32>(), above + equal, before(i, end));
     }
-    let own_count = (own.x + own.y) + (own.z + own.w);
+    let own_count = sum_of(own);
     let own_end = prefix_sum(thread, own_count);
     let total = total_of(thread, own_end);
     var place = Place(above_before + ((own_end - own_count) & 0xffffu), equal_before + ((own_end - own_count) >> 16u));

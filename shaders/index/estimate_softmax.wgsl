@@ -3,12 +3,12 @@
 //   m[tile, r] = max_j s[r, j],   l[tile, r] = sum_j exp2(s[r, j] - m[tile, r]),   j in the tile
 //
 // Grid: x = tile of 128 keys (from params.first_tile on), y = head. Two threads share a row and take its fours of keys in turn.
-// Bindings: lib/index_estimate_params.wgsl, lib/index_estimate.wgsl, and
+// Bindings: lib/index_estimate_params.wgsl, lib/index_queries_keys.wgsl, and
 //   tile_statistics  [heads, tiles, 64] (m, l)
 //   kept             [heads, kept_tiles, 64, 128] scores, for pass 2
 
-@group(0) @binding(4) var<storage, read_write> tile_statistics: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read_write> kept: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> tile_statistics: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read_write> kept: array<vec4<f32>>;
 
 // Of this thread's share of its row, so far.
 var<private> m: f32;
@@ -16,14 +16,6 @@ var<private> l: f32;
 // Where the tile's scores are kept.
 var<private> is_kept: bool;
 var<private> kept_at: u32;
-
-fn max_of(x: vec4<f32>) -> f32 {
-  return max(max(x.x, x.y), max(x.z, x.w));
-}
-
-fn sum_of(x: vec4<f32>) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
 
 fn take_part(part: u32, thread: u32) {
   let row = thread / 2u;
@@ -36,12 +28,12 @@ fn take_part(part: u32, thread: u32) {
       kept[kept_at + row * (TILE_KEYS / 4u) + key / 4u] = s;
     }
   }
-  let m_new = max_of(most);
+  let m_new = max4(most);
   var sum = vec4<f32>();
   for (var i = thread % 2u; i < 2u * PART4; i += 2u) {
     sum += exp2(estimate_four(row, part_key(part, i), part_four(row, i)) - m_new);
   }
-  l = fma(l, exp2(m - m_new), sum_of(sum));
+  l = fma(l, exp2(m - m_new), sum4(sum));
   m = m_new;
 }
 

@@ -14,53 +14,24 @@ struct EstimateParams {
   tiles: u32,            // tiles of 128 key groups
   row_tiles: u32,        // tiles of TILE_ROWS row groups of this dispatch
   scale_log2: f32,       // softmax scale / STRIDE times log2(e)
-  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
-  q_head_stride: u32,
-  q_row_stride: u32,
-  k_base: u32,
-  k_head_stride: u32,
-  k_row_stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: EstimateParams;
-@group(0) @binding(1) var<storage, read> q: array<StorageVec4>;
-@group(0) @binding(2) var<storage, read> k: array<StorageVec4>;
-@group(0) @binding(3) var<storage, read> heads: array<vec2<u32>>;   // query head, key head
 
-const MASKED: f32 = -2e30;
-const M_START: f32 = -1e30;           // above MASKED, so that masked keys get exp2(-1e30) = 0
 const ROW4: u32 = D4 / STRIDE;
 
-var<private> q_start: u32;
-var<private> k_start: u32;
 var<private> first_group: u32;
 var<private> first_key_group: u32;
 
-// Where four dimensions of a row or key lie in q or k: of the last one instead where it does not exist.
-struct Place {
-  at: u32,
-  exists: bool,
-}
-
 fn row_place(row: u32, d: u32) -> Place {
   let i = (first_group + row) * STRIDE + STRIDE - 1u - d / ROW4;
-  return Place(q_start + min(i, params.n_q - 1u) * params.q_row_stride + d % ROW4, i < params.n_q);
+  return Place(q_start + min(i, params.n_q - 1u) * tensors.q_row_stride + d % ROW4, i < params.n_q);
 }
 
 fn key_place(key: u32, d: u32) -> Place {
   let j = (first_key_group + key) * STRIDE + d / ROW4;
   let end = params.q_offset + params.n_q;
-  return Place(k_start + min(j, end - 1u) * params.k_row_stride + d % ROW4, j < end);
-}
-
-fn row_vec4(row: u32, d: u32) -> vec4<f32> {
-  let place = row_place(row, d);
-  return select(vec4<f32>(), unpack_vec4(q[place.at]), place.exists);
-}
-
-fn key_vec4(key: u32, d: u32) -> vec4<f32> {
-  let place = key_place(key, d);
-  return select(vec4<f32>(), unpack_vec4(k[place.at]), place.exists);
+  return Place(k_start + min(j, end - 1u) * tensors.k_row_stride + d % ROW4, j < end);
 }
 
 // Position of the last real row of a row group.
@@ -70,9 +41,7 @@ fn group_end(group: u32) -> u32 {
 
 // Scores of TILE_ROWS row groups and 128 key groups. Every thread of the workgroup must call this together.
 fn antidiagonal_tile(s: ptr<function, array<vec4<f32>, 16>>, head_slot: u32, row_tile: u32, tile: u32, tx: u32, ty: u32) {
-  let head = heads[head_slot];
-  q_start = params.q_base + head.x * params.q_head_stride;
-  k_start = params.k_base + head.y * params.k_head_stride;
+  begin_heads(head_slot);
   first_group = params.first_row + row_tile * TILE_ROWS;
   first_key_group = tile * TILE_KEYS;
   score_tile(s, tx, ty);

@@ -7,12 +7,6 @@ struct EstimateParams {
   tiles: u32,            // tiles of 128 keys per head
   first_tile: u32,       // tile of workgroup 0
   scale_log2: f32,       // softmax scale times log2(e)
-  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
-  q_head_stride: u32,
-  q_row_stride: u32,
-  k_base: u32,
-  k_head_stride: u32,
-  k_row_stride: u32,
   forced_columns: u32,   // first columns that get +inf
   kept_tiles: u32,       // tiles of each head whose scores are in memory between the passes
   kept_first: u32,       // the first one

@@ -3,11 +3,9 @@
 
 // Reads this thread's square when it belongs to the scores that s_tile holds.
 fn read_part(s: ptr<function, array<vec4<f32>, 16>>, part: u32, tx: u32, ty: u32) {
-  let half = tx / 8u;
-  let key4 = 2u * tx % 16u;
-  if (key4 / PART4 == part) {
+  if (part_of(tx) == part) {
     for (var a = 0u; a < 8u; a++) {
-      let at = (8u * ty + a) * SCORE_LINE + half * PART4 + key4 % PART4;
+      let at = (8u * ty + a) * SCORE_LINE + four_of(tx);
       (*s)[2u * a] = bitcast<vec4<f32>>(s_tile[at]);
       (*s)[2u * a + 1u] = bitcast<vec4<f32>>(s_tile[at + 1u]);
     }

@@ -1,4 +1,4 @@
-import partKey from '../../shaders/lib/index_score_part_key.wgsl?raw';
+import places from '../../shaders/lib/index_score_part_places.wgsl?raw';
 import plainParts from '../../shaders/lib/index_score_parts.wgsl?raw';
 import matrixParts from '../../shaders/lib/index_score_parts_matrix.wgsl?raw';
 import matrixSquares from '../../shaders/lib/index_score_squares_matrix.wgsl?raw';
@@ -73,14 +73,14 @@ export function scoreTile(
       storage: 'f16-packed',
       dChunk: staging.chunk,
       get code() {
-        const handOver = size.scores === 'parts' ? `${partKey}\n${matrixParts}` : matrixSquares;
-        return `${matrix}\n${handOver}\n${matrixCode(shape, size, staging, opsOf(shape))}`;
+        const handOver = size.scores === 'parts' ? matrixParts : matrixSquares;
+        return `${matrix}\n${places}\n${handOver}\n${matrixCode(shape, size, staging, opsOf(shape))}`;
       },
       onMatrices: true,
     };
   }
   const dChunk = stagedDimensions(profile);
-  const code = size.scores === 'parts' ? `${plain}\n${partKey}\n${plainParts}` : plain;
+  const code = size.scores === 'parts' ? `${plain}\n${places}\n${plainParts}` : plain;
   return { tag: `d${dChunk}`, directives: '', rows: 64, storage, dChunk, code, onMatrices: false };
 }
 

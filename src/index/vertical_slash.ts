@@ -1,10 +1,10 @@
 import estimateSoftmax from '../../shaders/index/estimate_softmax.wgsl?raw';
 import estimateSums from '../../shaders/index/estimate_sums.wgsl?raw';
-import mergeSoftmax from '../../shaders/index/merge_softmax.wgsl?raw';
 import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
 import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
 import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
 import estimateParams from '../../shaders/lib/index_estimate_params.wgsl?raw';
+import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
@@ -28,6 +28,7 @@ import {
   uniform,
 } from './layer.js';
 import { type MatrixTileSize, scoreTile } from './score_tile.js';
+import { FAN_IN, recordSoftmaxMerge, STATISTICS_BYTES, softmaxMergeShader } from './softmax_merge.js';
 import { recordTopK, type TopKList, topKShaders, topKWorkspaceBytes } from './topk.js';
 
 /** A head with the vertical-slash pattern. */
@@ -55,8 +56,6 @@ const TILE_KEYS = 128;
 const TILE_DIAGONALS = 192;
 /** Tiles of the heads that are done at a time, at least, where there are so many. */
 const BATCH_TILES = 2048;
-/** Tiles whose softmax statistics one workgroup merges. */
-const FAN_IN = 128;
 const HEADER_WORDS = 4;
 /** Scores of a tile. */
 const KEPT_TILE_BYTES = LAST_QUERIES * TILE_KEYS * 4;
@@ -79,13 +78,14 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
         tile.directives + prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk } }),
         storageLibrary(tile.storage),
         tile.code,
+        queriesKeys,
         estimateParams,
         estimate,
         estimateSoftmax,
       ].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'read', 'write', 'write'],
+      bindings: ['uniform', 'uniform', 'read', 'read', 'read', 'write', 'write'],
     },
-    merge: { label: 'vertical-slash estimate: merge', code: mergeSoftmax, bindings: ['uniform', 'read', 'write'] },
+    merge: softmaxMergeShader,
     sums: {
       label: 'vertical-slash estimate: sums',
       code: [estimateParams, estimateSums].join('\n'),
@@ -121,7 +121,7 @@ export function verticalSlashIndexShaders(profile: DeviceProfile, headDim: numbe
 function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
   const tiles = divCeil(keys, TILE_KEYS);
   const groups = divCeil(tiles, FAN_IN);
-  const rows = heads.length * LAST_QUERIES * 8;
+  const rows = heads.length * STATISTICS_BYTES;
   let selected = 0;
   for (const h of heads) selected += columnCount(keys, h) + slashCount(keys, h);
   return {
@@ -263,7 +263,6 @@ export function recordVerticalSlashScores(
         tiles,
         first,
         f32Bits(layer.scale * LOG2E),
-        ...windowWords(q, k),
         forced.columns,
         keptTiles,
         keptFirst,
@@ -280,24 +279,11 @@ export function recordVerticalSlashScores(
 
   // Softmax statistics of every tile, merged until one entry per row is left.
   const tileStatistics = rec.workspace('estimate: tile softmax', sizes.statistics);
+  const tensors = uniform(rec, 'estimate tensors', windowWords(q, k));
   const softmax = (start: number, end: number, keptFirst: number): void =>
-    pass(shaders.softmax, start, end, keptFirst, q.range, k.range, headTable, tileStatistics, kept);
+    pass(shaders.softmax, start, end, keptFirst, tensors, q.range, k.range, headTable, tileStatistics, kept);
   softmax(0, tiles, 0);
-  let statistics = tileStatistics;
-  let entries = tiles;
-  do {
-    const groups = divCeil(entries, FAN_IN);
-    const merged = rec.workspace('estimate: merged softmax', heads.length * LAST_QUERIES * 8 * groups);
-    rec.dispatch({
-      stage: 'estimate',
-      shader: shaders.merge,
-      bindings: [uniform(rec, 'merge parameters', [entries, groups]), statistics, merged],
-      workgroups: [groups, heads.length],
-    });
-    if (statistics !== tileStatistics) rec.release(statistics);
-    statistics = merged;
-    entries = groups;
-  } while (entries > 1);
+  const statistics = recordSoftmaxMerge(rec, tileStatistics, heads.length, tiles);
 
   const scores = rec.workspace('estimate: scores', sizes.scores);
   const diagonals = rec.workspace('estimate: diagonals', sizes.diagonals);

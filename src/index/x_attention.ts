@@ -1,8 +1,8 @@
 import antidiagonalBlocks from '../../shaders/index/antidiagonal_blocks.wgsl?raw';
 import antidiagonalSoftmax from '../../shaders/index/antidiagonal_softmax.wgsl?raw';
 import cumulativeSelect from '../../shaders/index/cumulative_select.wgsl?raw';
-import mergeSoftmax from '../../shaders/index/merge_softmax.wgsl?raw';
 import antidiagonal from '../../shaders/lib/index_antidiagonal.wgsl?raw';
+import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
 import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
@@ -26,6 +26,7 @@ import {
   uniform,
 } from './layer.js';
 import { type MatrixTileSize, type ScoreTile, scoreTile } from './score_tile.js';
+import { recordSoftmaxMerge, STATISTICS_ROWS, softmaxMergeShader } from './softmax_merge.js';
 
 /** Sides of the squares whose antidiagonals XAttention adds up. */
 export const X_ATTENTION_STRIDES = [8, 16] as const;
@@ -40,10 +41,6 @@ export interface XAttentionHead extends IndexHead {
 /** Tiles of scores on matrices, and what shaders/index/antidiagonal_softmax.wgsl needs in `stage`. */
 export const ANTIDIAGONAL_TILE: MatrixTileSize = { rows: 128, scores: 'squares', stage: 512 };
 const TILE_KEYS = 128;
-/** Rows whose softmax statistics are merged together. */
-const STRIP = 64;
-/** Tiles whose softmax statistics one workgroup merges. */
-const FAN_IN = 128;
 /** How many times more a dispatch may do on matrices in the same time. */
 const MATRIX_SPEED = 16;
 
@@ -68,10 +65,17 @@ function shadersFor(tile: ScoreTile, headDim: number, storage: StorageFormat, st
   return {
     softmax: {
       label: `x-attention estimate: softmax D=${headDim} S=${stride} ${storage} ${tile.tag}`,
-      code: [tile.directives + head, storageLibrary(tile.storage), tile.code, antidiagonal, antidiagonalSoftmax].join('\n'),
-      bindings: ['uniform', read, read, read, 'write', 'write'],
+      code: [
+        tile.directives + head,
+        storageLibrary(tile.storage),
+        tile.code,
+        queriesKeys,
+        antidiagonal,
+        antidiagonalSoftmax,
+      ].join('\n'),
+      bindings: ['uniform', 'uniform', read, read, read, 'write', 'write'],
     },
-    merge: { label: 'vertical-slash estimate: merge', code: mergeSoftmax, bindings: ['uniform', 'read', 'write'] },
+    merge: softmaxMergeShader,
     blocks: {
       label: `x-attention estimate: blocks S=${stride} ${tile.rows}`,
       code: prelude({ constants: { STRIDE: stride, TILE_ROWS: tile.rows } }) + antidiagonalBlocks,
@@ -203,11 +207,8 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       const end = l.queryOffset + Math.min(n, (first + count) * stride * tile.rows);
       const tiles = divCeil(end, stride * TILE_KEYS);
       const sizes = [n, l.queryOffset, first * tile.rows, tiles, count] as const;
-      const params = uniform(r, 'x-attention parameters', [
-        ...sizes,
-        f32Bits((l.scale / stride) * Math.LOG2E),
-        ...windowWords(q, k),
-      ]);
+      const params = uniform(r, 'x-attention parameters', [...sizes, f32Bits((l.scale / stride) * Math.LOG2E)]);
+      const tensors = uniform(r, 'x-attention tensors', windowWords(q, k));
       const lists = batch.length * count;
       const rows = lists * tile.rows;
       const workgroups = [tiles, count, batch.length] as const;
@@ -216,25 +217,11 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       r.dispatch({
         stage: 'estimate',
         shader: shaders.softmax,
-        bindings: [params, q.range, k.range, headTable, partial, blockSums],
+        bindings: [params, tensors, q.range, k.range, headTable, partial, blockSums],
         workgroups,
         flops: rows * tiles * TILE_KEYS * 2 * stride * headDim,
       });
-      let statistics = partial;
-      let parts = tiles;
-      do {
-        const groups = divCeil(parts, FAN_IN);
-        const merged = r.workspace('x-attention: merged softmax', rows * groups * 8);
-        r.dispatch({
-          stage: 'estimate',
-          shader: shaders.merge,
-          bindings: [uniform(r, 'merge parameters', [parts, groups]), statistics, merged],
-          workgroups: [groups, rows / STRIP],
-        });
-        if (statistics !== partial) r.release(statistics);
-        statistics = merged;
-        parts = groups;
-      } while (parts > 1);
+      const statistics = recordSoftmaxMerge(r, partial, rows / STATISTICS_ROWS, tiles);
       const scores = r.workspace('x-attention: block scores', lists * rowBlocks * rowStride * 4);
       r.dispatch({
         stage: 'estimate',

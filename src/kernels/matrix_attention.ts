@@ -200,7 +200,7 @@ var l_${s} = 0.0;`,
       this.#loadRows(word, (row, at) => `load_q(q_head + min(${row}, params.n_q - 1u) * params.q_row_stride + ${at})`),
       this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.depth)),
       // A row of s_tile holds twice as many halves as scores.
-      this.#groupsOf(2 * this.t.scoreKeys).map(({ start, columns }) =>
+      this.groupsOf(2 * this.t.scoreKeys).map(({ start, columns }) =>
         text(
           ops.sync(),
           this.#strips.flatMap((s) =>
@@ -225,11 +225,6 @@ var l_${s} = 0.0;`,
         ),
       ),
     );
-  }
-
-  /** Parts of the head dimension, of at most `width` columns each. */
-  #groupsOf(width: number): { readonly start: number; readonly columns: number }[] {
-    return range(Math.ceil(this.d / width)).map((g) => ({ start: g * width, columns: Math.min(width, this.d - g * width) }));
   }
 
   /** Loads this invocation's words of its rows, eight columns each, every other word of a row: all are on the way at once. */
@@ -266,7 +261,7 @@ q_tile[row * KV_STRIDE + d] = x;
         (s) => `m_${s} = LOG2E * lse[params.lse_base + entry.head * params.n_q + min(row_${s}, params.n_q - 1u)];
 l_${s} = select(0.0, 1.0, half == 0u);`,
       ),
-      this.#groupsOf(this.t.scoreKeys).map(({ start, columns }) =>
+      this.groupsOf(this.t.scoreKeys).map(({ start, columns }) =>
         text(
           ops.sync(),
           this.#strips.flatMap((s) =>

@@ -82,8 +82,7 @@ var l = 0.0;`,
     const { ops } = this;
     const { m, k } = this.t.shape;
     // A row of s_tile holds twice as many halves as scores; what remains of the head dimension has a group of its own.
-    const most = 2 * this.#width;
-    const groups = range(Math.ceil(this.d / most)).map((g) => ({ start: g * most, columns: Math.min(most, this.d - g * most) }));
+    const groups = this.groupsOf(2 * this.#width);
     const words = (columns: number): number => columns / 8;
     const eachWord = (visit: (name: string, row: string, word: string, start: number) => string): string[] =>
       groups.flatMap(({ start, columns }) =>

@@ -199,6 +199,11 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     return text(parts);
   }
 
+  /** Parts of the head dimension, of at most `width` columns each. */
+  protected groupsOf(width: number): { readonly start: number; readonly columns: number }[] {
+    return range(Math.ceil(this.d / width)).map((g) => ({ start: g * width, columns: Math.min(width, this.d - g * width) }));
+  }
+
   /** Eight output columns of a row, from vec4 `at` on. */
   protected loadOutput(row: string, at: string): string {
     return `load_o(params.o_base + entry.head * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;

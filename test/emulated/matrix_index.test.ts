@@ -76,8 +76,8 @@ class TestRecorder extends Recorder {
       `local_invocation_index) thread: u32) {\n${prologue}\n${bank} * ${EMULATION_BYTES / 4}u;\n`,
     );
     // Kernels of the index have no number 1 among their parameters, but a stride that is never 0.
-    const stride = code.includes('k_row_stride: u32') ? 'k_row_stride' : 'row_stride';
-    code = code.replaceAll('params.unit', `min(params.${stride}, 1u)`);
+    const stride = code.includes('k_row_stride: u32') ? 'tensors.k_row_stride' : 'params.row_stride';
+    code = code.replaceAll('params.unit', `min(${stride}, 1u)`);
     return { ...shader, label: `${shader.label} emulated`, code, bindings: [...shader.bindings, 'write'] };
   }
 }
