@@ -7,16 +7,14 @@
 // The index is one list of columns and one list of runs of diagonals per head (see
 // lib/vertical_slash_index.wgsl); each workgroup derives its own keys from it. The keys of all runs are
 // numbered consecutively, so every tile but the last is full however short the runs are. A column that a
-// run covers as well is skipped: no key counts twice. Where the head has a band, slash_band.wgsl has done it, and left its
-// part of the output and the log-sum-exp in o and lse: this kernel goes on from there.
+// run covers as well is skipped: no key counts twice. (The matrix tier lists the keys instead: matrix/vertical_slash.wgsl.)
 //
-// Head entry: arg0 = room for columns, arg1 = room for runs, arg2 = least diagonals of a band (0: no bands).
+// Head entry: arg0 = room for columns, arg1 = room for runs.
 // Bindings: lib/attention_bindings.wgsl. Loop: lib/flash_attention.wgsl.
 
 // Per-thread memory of the walk. Tiles are visited in order, so the run that holds a slot's next key is
 // the one of its last key or a later one.
 var<private> slash_keys: u32 = 0u;
-var<private> band_keys: u32 = 0u;
 var<private> visible_columns: u32 = 0u;
 var<private> run_cursor: u32 = 0u;
 
@@ -27,14 +25,11 @@ fn index_block_end(row0: u32) -> u32 {
 
 fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
   let block_end = index_block_end(row0);
-  let band = band_width(entry);
-  let done = select(0u, min(band - 1u + INDEX_BLOCK, block_end + 1u), band > 0u);
-  let keys = slash_key_count(entry, block_end) - done;
+  let keys = slash_key_count(entry, block_end);
   let columns = columns_up_to(entry, last_position(row0, BLOCK_M));
-  band_keys = done;
   slash_keys = keys;
   visible_columns = columns;
-  run_cursor = select(0u, 1u, band > 0u);
+  run_cursor = 0u;
   return div_ceil(keys, BLOCK_N) + div_ceil(columns, BLOCK_N);
 }
 
@@ -42,8 +37,8 @@ fn key_at(entry: HeadEntry, row0: u32, tile: u32, slot: u32) -> u32 {
   let block_end = index_block_end(row0);
   let slash_tiles = div_ceil(slash_keys, BLOCK_N);
   if (tile < slash_tiles) {
-    let n = band_keys + tile * BLOCK_N + slot;
-    if (n >= band_keys + slash_keys) {
+    let n = tile * BLOCK_N + slot;
+    if (n >= slash_keys) {
       return NO_KEY;
     }
     var run = run_at(entry, run_cursor);

@@ -29,9 +29,9 @@ export const ABLATIONS: Ablations = {
   'one P load': (code) =>
     code.replace(/(let left_\w+ = subgroupMatrixLoad<Left, row_major>\(&[sp]_tile, )[^;]*, ([SP]_STRIDE)\)/g, '$10u, $2)'),
   'no mask': (code) => code.replace(/if \(!.*tile_is_full\(.*\{$/gm, 'if (params.n_q == 0u) {'),
-  // Of patterns that gather: keys near the first, which stay in the caches, and none after the first two batches.
+  // Of patterns that gather: keys near the first, which stay in the caches, and none after the first batch.
   'near keys': (code) => code.replace(/min\((tile_keys\[.*\]), last_key\)/g, '($1 & 0xfffu)'),
-  'no key batches': (code) => code.replace(/if \(tile % KEY_BATCH == 0u && .*\{$/gm, 'if (params.n_q == 0u) {'),
+  'no batches': (code) => code.replace('if (tile % BATCH == 0u) {', 'if (params.n_q == 0u) {'),
   'no staging': (code) => code.replace(/^(\s*)[kv]_tile\[.* = [kv]_next_\d;$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no fetch': (code) => code.replace(/^(\s*)[kv]_next_\d = load_.*$/gm, '$1if (params.n_q == 0u) { $& }'),
 };

@@ -9,8 +9,11 @@ import { Float16Array } from '@petamoriken/float16';
 import type { Command } from 'commander';
 import { openNodeDevice } from '../../src/device/node.js';
 import { PipelineCache, type ShaderSpec } from '../../src/device/pipelines.js';
+import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
+import { Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
+import { recordSlashTiles } from '../../src/index/slash_tiles.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   chooseMatrixTiling,
@@ -104,6 +107,7 @@ class Tuner {
   /** What is taken away from some variants; see {@link ABLATIONS}. */
   readonly ablations = new Map<MatrixTiling, string>();
   readonly #pipelines: PipelineCache;
+  readonly #pool: BufferPool;
   readonly #headDim: number;
   readonly #emulate: boolean;
   readonly #tensors: { readonly q: GPUBuffer; readonly k: GPUBuffer; readonly v: GPUBuffer; readonly o: GPUBuffer };
@@ -115,6 +119,7 @@ class Tuner {
   constructor(device: GPUDevice, headDim: number, elements: number, emulate: boolean) {
     this.device = device;
     this.#pipelines = new PipelineCache(device);
+    this.#pool = new BufferPool(device);
     this.#headDim = headDim;
     this.#emulate = emulate;
     const tensor = (seed: number): GPUBuffer => {
@@ -235,7 +240,13 @@ class Tuner {
       : [];
     const { q, k, v, o } = this.#tensors;
     const { pipeline, layout } = this.#pipelines.get(this.#shader(w.kernel, t));
-    const bindings = [own[0], q, k, v, o, own[3], own[1], own[2], ...bank];
+    const recorder = new Recorder(device, this.#pool, this.#pipelines);
+    const walked =
+      w.kernel === 'vertical_slash'
+        ? recordSlashTiles(recorder, own[2], entries, { rows: w.seqLen, queryOffset: 0, tile: t.keys })
+        : undefined;
+    const indexed = walked ? [recorder.constant('heads', walked.entries, 'storage'), walked.buffer] : [own[1], own[2]];
+    const bindings = [own[0], q, k, v, o, own[3], ...indexed, ...bank];
     const group = device.createBindGroup({
       layout,
       entries: bindings.map((buffer, binding) => ({ binding, resource: { buffer } })),
@@ -260,6 +271,14 @@ class Tuner {
     };
     const encoder = device.createCommandEncoder();
     encoder.clearBuffer(o);
+    for (const step of recorder.steps) {
+      if (step.kind !== 'dispatch') continue;
+      const pass = encoder.beginComputePass();
+      pass.setPipeline(step.pipeline);
+      pass.setBindGroup(0, step.bindGroup);
+      pass.dispatchWorkgroups(...step.workgroups);
+      pass.end();
+    }
     device.queue.submit([encoder.finish()]);
     const start = performance.now();
     submit(1);
@@ -281,6 +300,7 @@ class Tuner {
       querySet.destroy();
     }
     const error = samples > 0 ? await this.#error(w, samples) : undefined;
+    recorder.releaseAll();
     for (const buffer of [...own, ...bank]) buffer.destroy();
     const [bestMs, ms] = [times[0], times[times.length >> 1]];
     const tflops = ms === undefined ? undefined : (4 * this.#headDim * w.pairs) / ms / 1e9;

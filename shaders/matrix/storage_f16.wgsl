@@ -6,11 +6,14 @@ fn load_q(at: u32) -> vec4<u32> {
   return vec4<u32>(q[at], q[at + 1u]);
 }
 
-fn load_k(at: u32) -> vec4<u32> {
+// Word d of a key's row: eight elements.
+fn load_k(k_head: u32, key: u32, d: u32) -> vec4<u32> {
+  let at = k_head + key * params.k_row_stride + 2u * d;
   return vec4<u32>(k[at], k[at + 1u]);
 }
 
-fn load_v(at: u32) -> vec4<u32> {
+fn load_v(v_head: u32, key: u32, d: u32) -> vec4<u32> {
+  let at = v_head + key * params.v_row_stride + 2u * d;
   return vec4<u32>(v[at], v[at + 1u]);
 }
 

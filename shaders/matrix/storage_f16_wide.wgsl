@@ -6,12 +6,13 @@ fn load_q(at: u32) -> vec4<u32> {
   return q[at >> 1u];
 }
 
-fn load_k(at: u32) -> vec4<u32> {
-  return k[at >> 1u];
+// Word d of a key's row: eight elements. Halves of what a loop does not change are taken before it.
+fn load_k(k_head: u32, key: u32, d: u32) -> vec4<u32> {
+  return k[(k_head >> 1u) + key * (params.k_row_stride >> 1u) + d];
 }
 
-fn load_v(at: u32) -> vec4<u32> {
-  return v[at >> 1u];
+fn load_v(v_head: u32, key: u32, d: u32) -> vec4<u32> {
+  return v[(v_head >> 1u) + key * (params.v_row_stride >> 1u) + d];
 }
 
 fn load_o(at: u32) -> vec4<u32> {

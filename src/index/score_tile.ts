@@ -36,6 +36,8 @@ export interface MatrixTileSize {
   readonly scores: 'squares' | 'parts';
   /** Elements of `stage` that the kernel uses. */
   readonly stage: number;
+  /** Bytes of workgroup memory to stay below where a staging does, for several workgroups a multiprocessor. */
+  readonly memory?: number;
 }
 
 /** Writes the matrix operations of a shape. */
@@ -63,7 +65,9 @@ export function scoreTile(
   const shapes = profile.matrix?.shapes ?? [];
   const shape = shapes.find((s) => s.n === 16) ?? shapes[0];
   const room = profile.limits.maxComputeWorkgroupStorageSize - KERNEL_BYTES;
-  const staging = STAGINGS.find((s) => headDim % s.chunk === 0 && 16 * (tileWords(size, s) + size.stage) <= room);
+  const within = (bytes: number): Staging | undefined =>
+    STAGINGS.find((s) => headDim % s.chunk === 0 && 16 * (tileWords(size, s) + size.stage) <= Math.min(bytes, room));
+  const staging = within(size.memory ?? room) ?? within(room);
   if (shape && storage === 'f16' && staging) {
     const { m, n, k } = shape;
     return {

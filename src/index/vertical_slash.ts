@@ -50,8 +50,8 @@ export interface VerticalSlashScores {
 const FORCED = { columns: 30, diagonals: 100 } as const;
 /** Query rows that the estimate looks at. */
 export const LAST_QUERIES = 64;
-/** Tiles of scores, of all rows, and what threads share in shaders/index/estimate_softmax.wgsl. */
-export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, scores: 'parts', stage: 128 };
+/** Tiles of scores, of all rows, and what threads share in shaders/index/estimate_softmax.wgsl; two workgroups for each multiprocessor. */
+export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, scores: 'parts', stage: 128, memory: 24_000 };
 const TILE_KEYS = 128;
 const TILE_DIAGONALS = 192;
 /** Tiles of the heads that are done at a time, at least, where there are so many. */

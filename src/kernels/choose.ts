@@ -10,6 +10,8 @@ import type { DType, TensorWindow } from './tensor.js';
 export interface ChosenKernel {
   readonly shader: ShaderSpec;
   readonly blockM: number;
+  /** Keys of a tile, if the kernel reads its index in tiles (shaders/index/slash_tiles.wgsl). */
+  readonly slashTile?: number;
 }
 
 /** The matrix tier's tiling for a kernel, if there is one. */
@@ -26,7 +28,8 @@ function matrixKernel(
   windows: readonly TensorWindow[],
   tiling: MatrixTiling,
 ): ChosenKernel {
-  return { shader: matrixAttentionShader(kernel, headDim, matrixStorage(windows), tiling), blockM: matrixBlockM(tiling) };
+  const shader = matrixAttentionShader(kernel, headDim, matrixStorage(windows), tiling);
+  return { shader, blockM: matrixBlockM(tiling), ...(kernel === 'vertical_slash' ? { slashTile: tiling.keys } : {}) };
 }
 
 /** The tiling that a kernel gets: in the matrix tier its own, unless the tensors are f32 or no tiling of it fits. */

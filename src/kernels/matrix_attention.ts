@@ -7,18 +7,16 @@ import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw'
 import fullTileAShape from '../../shaders/matrix/full_tile_a_shape.wgsl?raw';
 import fullTileCausal from '../../shaders/matrix/full_tile_causal.wgsl?raw';
 import fullTileSlashBand from '../../shaders/matrix/full_tile_slash_band.wgsl?raw';
-import fullTileVerticalSlash from '../../shaders/matrix/full_tile_vertical_slash.wgsl?raw';
 import softmax from '../../shaders/matrix/softmax.wgsl?raw';
 import storageF16 from '../../shaders/matrix/storage_f16.wgsl?raw';
 import storageF16Wide from '../../shaders/matrix/storage_f16_wide.wgsl?raw';
+import verticalSlash from '../../shaders/matrix/vertical_slash.wgsl?raw';
 import slashBand from '../../shaders/slash_band.wgsl?raw';
-import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { ATTENTION_BINDINGS } from './attention.js';
 import {
-  keyBatch,
   type MatrixKernel,
   type MatrixTiling,
   matrixBlockM,
@@ -48,7 +46,7 @@ const STORAGE: Readonly<Record<MatrixStorage, string>> = { 'f16-wide': storageF1
 const SOURCES: Readonly<Record<MatrixKernel, readonly string[]>> = {
   dense: [dense, fullTileCausal],
   a_shape: [aShape, fullTileAShape],
-  vertical_slash: [verticalSlashIndex, verticalSlash, fullTileVerticalSlash],
+  vertical_slash: [verticalSlash],
   block_sparse: [blockSparse, fullTileCausal],
   slash_band: [verticalSlashIndex, slashBand, fullTileSlashBand],
 };
@@ -97,7 +95,6 @@ export function matrixAttentionShader(
       KV_STRIDE: stagedStride(headDim),
       S_STRIDE: scoreStride(t),
       P_STRIDE: probabilityStride(t),
-      KEY_BATCH: keyBatch(t),
     },
   });
   const enables = head.slice(0, head.indexOf('const '));
@@ -165,7 +162,7 @@ class KernelBody extends TileWriter {
     const body = text(
       this.arrays(),
       '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
-      'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
+      `var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE - ${t.scorePad}u>;`,
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
       '',
       this.opening(),
@@ -181,8 +178,7 @@ var l_${s} = 0.0;`,
       ),
       registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
       this.#rows().map(({ id }) => this.ops.declare(`o_${id}`, 'Result', this.outputMatrices)),
-      this.continues ? this.#continue() : '',
-      this.#loop(),
+      this.walks ? this.#walk() : this.#loop(),
       this.#epilogue(),
       '}',
     );
@@ -250,76 +246,47 @@ q_tile[row * KV_STRIDE + d] = x;
 }`;
   }
 
-  /** Goes on from the output and log-sum-exp of the band, where the head has one. */
-  #continue(): string {
-    const ops = this.ops;
-    const word = (s: number, i: number): string => `o_word_${s}_${i}`;
-    return text(
-      'if (band_width(entry) > 0u) {',
-      this.#loadRows(word, (row, at) => this.loadOutput(row, at)),
-      this.#strips.map(
-        (s) => `m_${s} = LOG2E * lse[params.lse_base + entry.head * params.n_q + min(row_${s}, params.n_q - 1u)];
-l_${s} = select(0.0, 1.0, half == 0u);`,
-      ),
-      this.groupsOf(this.t.scoreKeys).map(({ start, columns }) =>
-        text(
-          ops.sync(),
-          this.#strips.flatMap((s) =>
-            range(columns / 16).map((i) => this.storeLoaded(word(s, start / 16 + i), `s_row_${s} + 2u * (${2 * i}u + half)`)),
-          ),
-          ops.sync(),
-          this.#strips.map((s) =>
-            this.#eachOutput(s, start / columns, columns, (list, i, offset) =>
-              ops.loadInto(list, i, 'Result', 's_tile', offset, 'S_STRIDE', 'row_major'),
-            ),
-          ),
-        ),
-      ),
-      ops.sync(),
-      '}',
-    );
-  }
-
   // ---- the loop
 
   #loop(): string {
     const t = this.t;
-    const fetchBoth = (tile: string): string => text(this.fetch('k', tile), this.fetch('v', tile));
+    const fetchBoth = (tile: string, key0?: string): string => text(this.fetch('k', tile, key0), this.fetch('v', tile, key0));
+    // Where the first key of a tile is in memory, it is loaded a tile before those that wait for it.
+    const looksUp = this.kernel === 'block_sparse';
+    const ahead = looksUp ? 'ahead_key0' : undefined;
+    const lookUp = (tile: string): string => (looksUp ? `ahead_key0 = ${this.firstKey(tile)};` : '');
     const declareBoth = text(this.declareFetched('k'), this.declareFetched('v'));
     const barrier = 'workgroupBarrier();';
     const tileLoop = (...parts: string[]): string => text(this.tileLoop(), ...parts, '}');
     switch (t.staging) {
       case 'single':
         return text(
-          this.publishKeys('0u'),
+          looksUp ? `var ${lookUp('0u')}` : '',
           tileLoop(
             barrier,
-            this.publishNextKeys(),
-            `{\n${declareBoth}\n${fetchBoth('tile')}\n${this.stage('k')}\n${this.stage('v')}\n}`,
+            `{\n${declareBoth}\n${fetchBoth('tile', ahead)}\n${this.stage('k')}\n${this.stage('v')}\n}`,
             barrier,
+            lookUp('(tile + 1u)'),
             this.#compute(),
           ),
         );
       case 'prefetch':
         return text(
-          this.publishKeys('0u'),
-          this.contiguous ? '' : barrier,
           declareBoth,
+          looksUp ? `var ${lookUp('1u')}` : '',
           fetchBoth('0u'),
           tileLoop(
             barrier,
             this.stage('k'),
             this.stage('v'),
             barrier,
-            this.early('tile + 1u', fetchBoth('(tile + 1u)')),
-            this.publishNextKeys(),
+            this.early('tile + 1u', fetchBoth('(tile + 1u)', ahead)),
+            lookUp('(tile + 2u)'),
             this.#compute(),
           ),
         );
       case 'overlap':
         return text(
-          this.publishKeys('0u'),
-          this.contiguous ? '' : barrier,
           declareBoth,
           this.fetch('k', '0u'),
           this.stage('k'),
@@ -336,7 +303,6 @@ l_${s} = select(0.0, 1.0, half == 0u);`,
             barrier,
             this.early('tile + 1u', this.fetch('v', '(tile + 1u)')),
             this.early('tile + 2u', this.fetch('k', '(tile + 2u)')),
-            this.publishNextKeys(),
             this.#softmax('0u', this.#scores('0u', false)),
             this.#output('0u'),
             this.#storeScores(),
@@ -345,8 +311,6 @@ l_${s} = select(0.0, 1.0, half == 0u);`,
         );
       case 'overlap-single':
         return text(
-          this.publishKeys('0u'),
-          this.contiguous ? '' : barrier,
           `{\n${this.declareFetched('k')}\n${this.fetch('k', '0u')}\n${this.stage('k')}\n}`,
           barrier,
           this.#scores('0u'),
@@ -355,7 +319,6 @@ l_${s} = select(0.0, 1.0, half == 0u);`,
           tileLoop(
             barrier,
             `{\n${declareBoth}\n${this.fetch('k', '(tile + 1u)')}\n${this.fetch('v', 'tile')}\n${this.stage('k')}\n${this.stage('v')}\n}`,
-            this.publishNextKeys(),
             barrier,
             this.#softmax('0u', this.#scores('0u', false)),
             this.#output('0u'),
@@ -364,6 +327,41 @@ l_${s} = select(0.0, 1.0, half == 0u);`,
           ),
         );
     }
+  }
+
+  /** The loop over tiles whose keys are any: shaders/matrix/vertical_slash.wgsl. */
+  #walk(): string {
+    const prefetch = this.t.staging === 'prefetch';
+    const fetchBoth = (tile: string): string => text(this.fetch('k', tile), this.fetch('v', tile));
+    const barrier = 'workgroupBarrier();';
+    return text(
+      `let walk = walk_of(entry, row0);
+// Words of the next batch to hand on and of the one behind it, and what covers the former.
+hand_on(walk, 0u, thread, walk_word(walk, 0u, thread), covered_word(walk, walk_word(walk, 0u, thread)));
+var word = walk_word(walk, 1u, thread);
+var covered = covered_word(walk, word);
+var next_word = walk_word(walk, 2u, thread);`,
+      barrier,
+      this.declareFetched('k'),
+      this.declareFetched('v'),
+      prefetch ? fetchBoth('0u') : '',
+      this.tileLoop(),
+      barrier,
+      prefetch ? '' : fetchBoth('tile'),
+      this.stage('k'),
+      this.stage('v'),
+      // While others store.
+      `if (tile % BATCH == 0u) {
+hand_on(walk, tile / BATCH + 1u, thread, word, covered);
+word = next_word;
+covered = covered_word(walk, word);
+next_word = walk_word(walk, tile / BATCH + 3u, thread);
+}`,
+      barrier,
+      prefetch ? this.early('tile + 1u', fetchBoth('(tile + 1u)')) : '',
+      this.#compute(),
+      '}',
+    );
   }
 
   /** Scores, softmax and output of a staged tile, `scoreKeys` keys at a time. */
@@ -611,29 +609,51 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
     );
   }
 
-  /** O / l to memory, and the log-sum-exp. */
+  /**
+   * O / l to memory, and the log-sum-exp. Where the head has a band, its output and log-sum-exp are there already and are merged:
+   * were the loop to begin with them, NVIDIA's driver would copy all matrices of O twice a tile.
+   */
   #epilogue(): string {
+    const band = (s: number, i: number): string => `o_word_${s}_${i}`;
     return text(
+      this.walks ? 'let merges = has_band(entry);' : '',
+      this.walks ? this.#loadRows(band, (row, at) => this.loadOutput(row, at)) : '',
       this.#strips.map((s) =>
         text(
           '{',
-          `let l = ${this.ops.pairSum(`l_${s}`)};
-let inv_l = select(0.0, 1.0 / l, l > 0.0);`,
-          this.eachGroup(this.t.scoreKeys, (start, columns) =>
-            text(
-              this.#spill(s, start, columns),
-              `if (row_${s} < params.n_q) {
-let to = params.o_base + entry.head * params.o_head_stride + row_${s} * params.o_row_stride + ${wgsl(times(start, columns / 4))};
-for (var i = half; i < ${columns / 8}u; i += 2u) {
-let a = bitcast<vec4<f32>>(s_tile[s_row_${s} + 2u * i]) * inv_l;
-let b = bitcast<vec4<f32>>(s_tile[s_row_${s} + 2u * i + 1u]) * inv_l;
-store_o(to + 2u * i, a, b);
+          `let l = ${this.ops.pairSum(`l_${s}`)};`,
+          this.walks
+            ? `var m_band = M_START;
+if (merges) {
+m_band = LOG2E * lse[params.lse_base + entry.head * params.n_q + min(row_${s}, params.n_q - 1u)];
 }
+let m = max(m_${s}, m_band);
+let total = l * exp2(m_${s} - m) + select(0.0, exp2(m_band - m), merges);
+let inv_total = select(0.0, 1.0 / total, total > 0.0);
+let own = exp2(m_${s} - m) * inv_total;
+let of_band = exp2(m_band - m) * inv_total;`
+            : `let m = m_${s};
+let total = l;
+let own = select(0.0, 1.0 / l, l > 0.0);`,
+          this.groupsOf(this.t.scoreKeys).map(({ start, columns }) =>
+            text(
+              this.#spill(s, start / columns, columns),
+              `if (row_${s} < params.n_q) {
+let to = params.o_base + entry.head * params.o_head_stride + row_${s} * params.o_row_stride + ${start / 4}u;`,
+              range(columns / 16).map(
+                (i) => `{
+let at = s_row_${s} + 2u * (${2 * i}u + half);
+var a = bitcast<vec4<f32>>(s_tile[at]) * own;
+var b = bitcast<vec4<f32>>(s_tile[at + 1u]) * own;
+${this.walks ? this.addBand(band(s, start / 16 + i)) : ''}
+store_o(to + 2u * (${2 * i}u + half), a, b);
 }`,
+              ),
+              '}',
             ),
           ),
           `if (half == 0u && row_${s} < params.n_q && params.write_lse != 0u) {
-lse[params.lse_base + entry.head * params.n_q + row_${s}] = LN2 * (m_${s} + log2(l));
+lse[params.lse_base + entry.head * params.n_q + row_${s}] = LN2 * (m + log2(total));
 }`,
           '}',
         ),

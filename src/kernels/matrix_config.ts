@@ -62,22 +62,21 @@ export function probabilityStride(t: MatrixTiling): number {
 }
 
 /**
- * Tiles whose keys are computed at a time, in patterns that gather: one key for each invocation, but four tiles at least,
- * since loads run up to three tiles ahead. Two such batches are known at a time.
+ * Bytes of workgroup memory that a kernel takes (an upper bound). How many workgroups a multiprocessor holds depends on it: on an H100
+ * those of one share 48 KiB, whatever the hardware has (bench/NOTES.md).
  */
-export function keyBatch(t: MatrixTiling): number {
-  return Math.max(4, (t.subgroups * SUBGROUP_SIZE) / t.keys);
-}
-
-/** Bytes of workgroup memory that a kernel takes (an upper bound). */
 export function matrixWorkgroupBytes(kernel: MatrixKernel, headDim: number, t: MatrixTiling): number {
-  const staged = stagedStride(headDim) * 16;
-  const kv = 2 * t.keys * staged;
-  const scores = matrixBlockM(t) * scoreStride(t) * 16;
-  const q = t.queries === 'workgroup' ? matrixBlockM(t) * staged : 0;
-  const pairs = t.pairs ? matrixBlockM(t) * (probabilityStride(t) * 16 + 5) : 0;
-  const gathered = kernel === 'vertical_slash' ? 2 * keyBatch(t) * t.keys * 4 : 0;
-  return kv + scores + q + pairs + gathered + 16;
+  const threads = t.subgroups * SUBGROUP_SIZE;
+  const rows = matrixBlockM(t);
+  const staged = stagedStride(headDim);
+  const kv = 2 * (t.keys * staged - 1);
+  const scores = rows * scoreStride(t) - t.scorePad;
+  const q = t.queries === 'workgroup' ? rows * staged : 0;
+  const pairs = t.pairs ? rows * probabilityStride(t) - 1 : 0;
+  const rescaling = t.pairs ? 4 * rows + rows / 4 : 0;
+  const walked = kernel === 'vertical_slash' ? 8 * threads + (8 * threads) / t.keys : 0;
+  const rises = t.sync === 'workgroup' ? 4 : 0;
+  return 16 * (kv + scores + q + pairs) + rescaling + walked + rises;
 }
 
 /** 32-bit registers per invocation that a tiling keeps live, by use. An estimate: compilers add their own. */
@@ -150,7 +149,9 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   if (sparse && 64 % matrixBlockM(t) !== 0) return `${matrixBlockM(t)} rows span more than an index block`;
   if (kernel === 'slash_band' && 64 % matrixBlockM(t) !== 0 && matrixBlockM(t) % 64 !== 0)
     return `${matrixBlockM(t)} rows are not whole index blocks`;
-  if (kernel === 'block_sparse' && t.keys > 64) return `${t.keys} keys span more than a block`;
+  if (sparse && t.keys > 64) return `${t.keys} keys span more than a block`;
+  if (kernel === 'vertical_slash' && 2 * t.keys > threads) return `${t.keys} keys are more than half of ${threads} invocations`;
+  if (kernel === 'vertical_slash' && whole) return `${t.staging} staging needs neighbouring keys`;
   return undefined;
 }
 
@@ -218,6 +219,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   ...tilings(4, 1, 'workgroup', [[32, 32, 'single']]),
   // For devices with 16 KiB of workgroup memory, and large heads.
   ...tilings(2, 1, 'registers', [
+    [16, 16, 'prefetch'],
     [16, 16, 'overlap'],
     [16, 16, 'overlap-single'],
     [16, 16, 'single'],
@@ -233,8 +235,8 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
 const TUNED: Readonly<Record<MatrixKernel, TilingShape & { readonly shape: MatrixShape }>> = {
   dense: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
   a_shape: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
-  vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 16, k: 16 } },
-  block_sparse: { ...tiling(4, 1, 'registers', [16, 16, 'prefetch']), shape: { m: 16, n: 16, k: 16 } },
+  vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
+  block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
   slash_band: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
 };
 

@@ -27,8 +27,8 @@ export class PairBody extends TileWriter {
       text(
         this.arrays(),
         '// Scores (f32), and in passing queries and output of each subgroup: its half of the columns of its pair.',
-        'var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE>;',
-        'var<workgroup> p_tile: array<vec4<u32>, BLOCK_M * P_STRIDE>;',
+        `var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE - ${this.t.scorePad}u>;`,
+        'var<workgroup> p_tile: array<vec4<u32>, BLOCK_M * P_STRIDE - 1u>;',
         '// What the output of a row is to be multiplied with, and the step at which rows of a subgroup rose.',
         'var<workgroup> row_factors: array<f32, BLOCK_M>;',
         'var<workgroup> risen: array<u32, BLOCK_M / 16u>;',
@@ -44,12 +44,9 @@ let s_own = own_row * S_STRIDE + half;
 let s_lane = s_pair + lane * S_STRIDE;
 var m = M_START;
 var l = 0.0;`,
-        this.publishKeys('0u'),
-        this.contiguous ? '' : 'workgroupBarrier();',
         this.#queries(),
         this.rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
         this.rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
-        this.continues ? this.#continue() : '',
         this.stage('k'),
         this.fetch('k', '1u'),
         'workgroupBarrier();',
@@ -66,7 +63,6 @@ var l = 0.0;`,
         'workgroupBarrier();',
         this.stage('k'),
         this.early('tile + 3u', this.fetch('k', '(tile + 3u)')),
-        this.publishNextKeys(),
         this.#rescale(),
         this.#output(),
         this.#storeScores(),
@@ -125,27 +121,6 @@ var l = 0.0;`,
         ),
       ),
       ops.sync(),
-    );
-  }
-
-  /** Goes on from the output and log-sum-exp of the band, where the head has one. */
-  #continue(): string {
-    return text(
-      `let continued = band_width(entry) > 0u;
-if (continued) {
-let pair = row0 + pair_row + lane;
-if (row0 + own_row < params.n_q) {
-m = LOG2E * lse[params.lse_base + entry.head * params.n_q + row0 + own_row];
-l = select(0.0, 1.0, half == 0u);
-}`,
-      this.#eachOutput(
-        (columns, start) => `for (var i = 0u; i < ${columns / 8}u; i++) {
-let x = ${this.loadOutput('pair', `side * ${this.d / 8}u + ${wgsl(times(start, columns / 4))} + 2u * i`)};
-${this.storeLoaded('x', 's_lane + 2u * i')}
-}`,
-        true,
-      ),
-      '}',
     );
   }
 
@@ -241,7 +216,7 @@ l += sum;`,
       : '(risen[pair_row / 16u] == tile + 1u || risen[pair_row / 16u + 1u] == tile + 1u)';
     return text(
       "// O = O exp2(m - m')",
-      `if (${rises} && (tile > 0u${this.continues ? ' || continued' : ''})) {`,
+      `if (${rises} && tile > 0u) {`,
       'let factor = select(1.0, row_factors[pair_row + lane], risen[pair_row / 16u + lane / 16u] == tile + 1u);',
       this.#eachOutput(
         (columns) => `for (var i = 0u; i < ${columns / 4}u; i++) {

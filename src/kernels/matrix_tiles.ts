@@ -42,10 +42,8 @@ export class TileWriter {
   protected readonly d: number;
   protected readonly t: MatrixTiling;
   protected readonly ops: MatrixOps;
-  /** Tiles hold consecutive keys, so the first one is all that staging needs. */
-  protected readonly contiguous: boolean;
-  /** Another kernel may have computed a part of the output: {@link MatrixKernel} `slash_band`. */
-  protected readonly continues: boolean;
+  /** The keys of a tile are any, worked out ahead (shaders/matrix/vertical_slash.wgsl). Other tiles hold neighbours, whose first one will do. */
+  protected readonly walks: boolean;
 
   /** Matrices over the rows, keys and columns of the head dimension of `share`, and over the head dimension and the keys in flight as depth. */
   protected readonly rowMatrices: readonly number[];
@@ -72,25 +70,10 @@ export class TileWriter {
     this.d = headDim;
     this.t = tiling;
     this.ops = ops;
-    this.contiguous = kernel !== 'vertical_slash';
-    this.continues = kernel === 'vertical_slash';
+    this.walks = kernel === 'vertical_slash';
   }
 
   // ---- keys and staging
-
-  /** Computes and publishes the keys of the KEY_BATCH tiles from `tile` on, for patterns that gather. */
-  protected publishKeys(tile: string): string {
-    if (this.contiguous) return '';
-    return `for (var i = thread; i < KEY_BATCH * BLOCK_N; i += THREADS) {
-tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry, row0, ${tile} + i / BLOCK_N, i % BLOCK_N);
-}`;
-  }
-
-  /** The same for the batch after the one that begins with this tile, if one does. */
-  protected publishNextKeys(): string {
-    if (this.contiguous) return '';
-    return `if (tile % KEY_BATCH == 0u && tile + KEY_BATCH < tiles) {\n${this.publishKeys('(tile + KEY_BATCH)')}\n}`;
-  }
 
   /** Calls `visit` for each 16-byte word that an invocation stages of a tile. */
   protected eachWord(visit: (i: number, guardStart: string, guardEnd: string) => string): string {
@@ -120,18 +103,21 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     return { slot: `(${word} / D8)`, d: `(${word} % D8)`, rowOfV: `slot_of(${word} / D8)` };
   }
 
-  /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`. */
-  protected fetch(tensor: 'k' | 'v', tile: string): string {
+  /** The first key of a tile of neighbouring keys. */
+  protected firstKey(tile: string): string {
+    return `key_at(entry, row0, visited(${tile}, tiles), 0u)`;
+  }
+
+  /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`; `key0` is its first key, if that is known. */
+  protected fetch(tensor: 'k' | 'v', tile: string, key0 = this.firstKey(tile)): string {
     return text(
       '{',
-      this.contiguous
-        ? `let ${tensor}_key0 = key_at(entry, row0, visited(${tile}, tiles), 0u);`
-        : `let ${tensor}_keys = (${tile} % (2u * KEY_BATCH)) * BLOCK_N;`,
+      this.walks ? '' : `let ${tensor}_key0 = ${key0};`,
       this.eachWord((i, start, end) => {
         const { slot, d } = this.slot(i);
         return text(
           start,
-          `${tensor}_next_${i} = load_${tensor}(${tensor}_head + min(${this.contiguous ? `${tensor}_key0 + ${slot}` : `tile_keys[${tensor}_keys + ${slot}]`}, last_key) * params.${tensor}_row_stride + 2u * ${d});`,
+          `${tensor}_next_${i} = load_${tensor}(${tensor}_head, min(${this.walks ? this.keyAt(tile, slot) : `${tensor}_key0 + ${slot}`}, last_key), ${d});`,
           end,
         );
       }),
@@ -163,16 +149,17 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
 
   /** Whether every row sees every key of a tile. */
   protected isFull(tile: string): string {
-    const full = `tile_is_full(entry, row0, ${this.contiguous ? `visited(${tile}, tiles)` : tile}, ${this.keyAt(tile, '0u')})`;
+    if (this.walks) return `tile_is_full(row0, ${tile}, ${this.keyAt(tile, 'BLOCK_N - 1u')})`;
+    const full = `tile_is_full(entry, row0, visited(${tile}, tiles), ${this.keyAt(tile, '0u')})`;
     // Blocks are listed in ascending order, and only the last two can reach past the diagonal.
     return this.kernel === 'block_sparse' ? `(visited(${tile}, tiles) + ${(2 * 64) / this.t.keys}u < tiles || ${full})` : full;
   }
 
   /** The key in a slot of a tile. */
   protected keyAt(tile: string, slot: string): string {
-    return this.contiguous
-      ? `key_at(entry, row0, visited(${tile}, tiles), ${slot})`
-      : `tile_keys[(${tile} % (2u * KEY_BATCH)) * BLOCK_N + ${slot}]`;
+    return this.walks
+      ? `tile_keys[${tile} % (2u * BATCH) * BLOCK_N + ${slot}]`
+      : `key_at(entry, row0, visited(${tile}, tiles), ${slot})`;
   }
 
   /** Combines terms pairwise. */
@@ -209,20 +196,21 @@ tile_keys[(${tile} / KEY_BATCH % 2u) * (KEY_BATCH * BLOCK_N) + i] = key_at(entry
     return `load_o(params.o_base + entry.head * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
   }
 
-  /** Stores eight output columns that {@link loadOutput} loaded into `s_tile` as f32. */
-  protected storeLoaded(x: string, to: string): string {
-    return `s_tile[${to}] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(${x}.x), unpack2x16float(${x}.y)));
-s_tile[${to} + 1u] = bitcast<vec4<u32>>(vec4<f32>(unpack2x16float(${x}.z), unpack2x16float(${x}.w)));`;
+  /** Adds eight output columns that {@link loadOutput} loaded to `a` and `b`. */
+  protected addBand(word: string): string {
+    return `if (merges) {
+a = fma(vec4<f32>(unpack2x16float(${word}.x), unpack2x16float(${word}.y)), vec4<f32>(of_band), a);
+b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<f32>(of_band), b);
+}`;
   }
 
   // ---- the kernel's frame
 
-  /** Arrays that all loops share. */
+  /** Arrays that all loops share, without the padding behind their last rows. */
   protected arrays(): string {
     return text(
-      'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
-      'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE>;',
-      this.contiguous ? '' : '// Keys of two batches of tiles.\nvar<workgroup> tile_keys: array<u32, 2u * KEY_BATCH * BLOCK_N>;',
+      'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
+      'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
     );
   }
 
@@ -243,7 +231,7 @@ let sign_flip = select(0u, 0x80008000u, params.scale_log2 < 0.0);
 let tiles = tile_count(entry, row0);
 if (tiles == 0u) {
   return;
-}`, // FlexPrefill: another kernel writes this head's rows.
+}`, // Another kernel writes this head's rows, or has written them.
     );
   }
 

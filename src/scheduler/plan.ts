@@ -3,6 +3,7 @@ import type { Recorder } from '../device/recorder.js';
 import { blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../index/block_sparse.js';
 import { flexPrefillWorkspaceBytes, recordFlexPrefillIndex } from '../index/flex_prefill.js';
 import type { BuiltIndex, IndexLayer } from '../index/layer.js';
+import { recordSlashTiles, slashTilesBytes, slashTilesShader } from '../index/slash_tiles.js';
 import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
 import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
 import { type AttentionKernel, INDEX_BLOCK } from '../kernels/attention.js';
@@ -161,21 +162,30 @@ function workspaceBytes(layer: ResolvedLayer, options: PlanOptions, group: reado
   const indexed = indexLayer(layer, options);
   if (kind === 'vertical_slash') {
     const bytes = verticalSlashWorkspaceBytes(indexed, group.map(verticalSlashHead));
-    return Math.max(bytes.transient, bandBytes(layer, options, group)) + bytes.index;
+    return Math.max(bytes.transient, passBytes(layer, options, group)) + bytes.index;
   }
   if (kind === 'block_sparse') return blockSparseWorkspaceBytes(indexed, group.map(blockSparseHead)).index;
   if (kind === 'x_attention') return xAttentionWorkspaceBytes(indexed, group.map(xAttentionHead)).index;
   if (kind === 'flex_prefill') {
     const bytes = flexPrefillWorkspaceBytes(indexed, group.map(flexPrefillHead));
-    return Math.max(bytes.transient, bandBytes(layer, options, group)) + bytes.index;
+    return Math.max(bytes.transient, passBytes(layer, options, group)) + bytes.index;
   }
-  return kind === 'static_vertical_slash' ? bandBytes(layer, options, group) : 0;
+  return kind === 'static_vertical_slash' ? passBytes(layer, options, group) : 0;
 }
 
-/** What the passes of a vertical-slash group pass on, where the caller has no room for it: the log-sum-exp of the bands. */
-function bandBytes(layer: ResolvedLayer, { profile }: PlanOptions, group: readonly Head[]): number {
+/**
+ * What the passes of a vertical-slash group need in the matrix tier: the log-sum-exp of the bands, where the caller has no room for it,
+ * and tiles of slashes, of 16 keys at least.
+ */
+function passBytes(layer: ResolvedLayer, { profile }: PlanOptions, group: readonly Head[]): number {
+  if (!profile.matrix) return 0;
   const heads = (group[group.length - 1] as Head).head - (group[0] as Head).head + 1;
-  return profile.matrix && !layer.lse && mayHaveBands(layer, group) ? heads * layer.seqLen * 4 : 0;
+  const lse = !layer.lse && mayHaveBands(layer, group) ? heads * layer.seqLen * 4 : 0;
+  const columns = group.map(({ pattern }) => {
+    if (pattern.kind === 'vertical_slash') return pattern.verticalSize;
+    return pattern.kind === 'static_vertical_slash' ? pattern.columns.length : layer.kvLen;
+  });
+  return lse + slashTilesBytes(columns, { rows: layer.seqLen, queryOffset: layer.queryOffset, tile: 16 });
 }
 
 /**
@@ -244,6 +254,8 @@ const BAND_DIAGONALS = 512;
 
 /** One pass over a group's rows: a kernel, and what the passes differ in. */
 interface AttentionPass extends ChosenKernel {
+  readonly heads: GPUBuffer;
+  readonly index: GPUBuffer;
   readonly writesLse: boolean;
   /** Keys that a tile of rows up to `row` visits of a head's pattern, of `visible`. */
   readonly keys: (pattern: HeadPattern, visible: number, row: number) => number;
@@ -269,7 +281,6 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
     group.kernel === 'vertical_slash' && mayHaveBands(layer, group.heads)
       ? chooseBandKernel(profile, layer.headDim, layer.q.dtype, windows)
       : undefined;
-  const lse = bindLse(rec, layer, first.head, last.head + 1, band !== undefined);
   const entries = new Uint32Array(group.heads.length * 8);
   group.heads.forEach((h, i) => {
     const { indexOffset = 0, args = [] } = group.entries[i] ?? {};
@@ -278,17 +289,28 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
     entries.set([h.head, h.kvHead, indexOffset, ...own], i * 8);
   });
   const heads = rec.constant('heads', entries, 'storage');
+  const indexed = { heads, index: group.indexBuffer ?? heads };
+  const tiles =
+    kernel.slashTile === undefined
+      ? undefined
+      : recordSlashTiles(rec, indexed.index, entries, {
+          rows: layer.seqLen,
+          queryOffset: layer.queryOffset,
+          tile: kernel.slashTile,
+        });
+  const lse = bindLse(rec, layer, first.head, last.head + 1, band !== undefined);
 
   const passes: AttentionPass[] = [
-    ...(band ? [{ ...band, writesLse: true, keys: bandKeys }] : []),
+    ...(band ? [{ ...band, ...indexed, writesLse: true, keys: bandKeys }] : []),
     {
       ...kernel,
+      ...(tiles ? { heads: rec.constant('heads', tiles.entries, 'storage'), index: tiles.buffer } : indexed),
       writesLse: layer.lse !== undefined,
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
     },
   ];
   const least = profile.matrix ? Math.ceil(MATRIX_WORKGROUPS / group.heads.length) : 1;
-  for (const { shader, blockM, writesLse, keys } of passes) {
+  for (const { shader, blockM, writesLse, keys, heads, index } of passes) {
     for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops, least, keys)) {
       const params = new Uint32Array([
         layer.seqLen,
@@ -306,21 +328,13 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       rec.dispatch({
         stage: 'kernel',
         shader,
-        bindings: [
-          rec.constant('attention params', params),
-          q.range,
-          k.range,
-          v.range,
-          o.range,
-          lse.range,
-          heads,
-          group.indexBuffer ?? heads,
-        ],
+        bindings: [rec.constant('attention params', params), q.range, k.range, v.range, o.range, lse.range, heads, index],
         workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
         flops: slice.flops,
       });
     }
   }
+  if (tiles) rec.release(tiles.buffer);
 }
 
 /** The caller's log-sum-exp; without one, workspace if the kernels need it among themselves. `base` counts f32, modulo 2^32. */
@@ -433,5 +447,7 @@ export function attentionShaders(
   );
   const band = kernels.includes('vertical_slash') ? chooseBandKernel(profile, headDim, dtype, []) : undefined;
   const chosen = [...new Set(kernels)].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []));
-  return [...chosen, ...(band ? [band] : [])].map(({ shader }) => shader);
+  return [...chosen, ...(band ? [band] : [])].flatMap(({ shader, slashTile }) =>
+    slashTile === undefined ? [shader] : [slashTilesShader(slashTile), shader],
+  );
 }

@@ -5,6 +5,7 @@ import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { slashTilesBytes } from '../../src/index/slash_tiles.js';
 import { chooseMatrixTiling, type MatrixTiling } from '../../src/kernels/matrix_config.js';
 import { planLayer } from '../../src/scheduler/plan.js';
 import type { HeadPattern } from '../../src/scheduler/types.js';
@@ -32,11 +33,12 @@ function record(pattern: HeadPattern, change: { seqLen?: number; lse?: boolean; 
   const { seqLen = 4096, lse = false, plain = false } = change;
   const pool = new BufferPool(device);
   const rec = new Recorder(device, pool, new PipelineCache(device));
-  const workspaces = new Map<string, number>();
+  const workspaces = new Map<string, { readonly size: number; readonly buffer: GPUBuffer }>();
   const workspace = rec.workspace.bind(rec);
   rec.workspace = (label, size) => {
-    workspaces.set(label, size);
-    return workspace(label, size);
+    const buffer = workspace(label, size);
+    workspaces.set(label, { size, buffer });
+    return buffer;
   };
   const profile = plain ? f16 : matrix;
   const layer = resolveLayer(profile, {
@@ -56,7 +58,8 @@ function record(pattern: HeadPattern, change: { seqLen?: number; lse?: boolean; 
   const kernels = rec.steps.flatMap((s) => (s.kind === 'dispatch' && s.stage === 'kernel' ? [s.label.split(' ')[0]] : []));
   const flops = rec.steps.reduce((sum, s) => sum + (s.kind === 'dispatch' && s.stage === 'kernel' ? s.flops : 0), 0);
   pool.destroy();
-  return { kernels, flops, lseBytes: workspaces.get('lse of the bands') };
+  const [lseOfBands, tiles] = ['lse of the bands', 'slash tiles'].map((label) => workspaces.get(label));
+  return { kernels, flops, lseBytes: lseOfBands?.size, tiles, share: tiles !== undefined && tiles.buffer === lseOfBands?.buffer };
 }
 
 const wide: HeadPattern = { kind: 'static_vertical_slash', columns: [1, 5], runs: [0, 600, 2000, 2050] };
@@ -70,6 +73,13 @@ test('wide bands of vertical-slash heads have a pass of their own, before the re
   expect(flex.kernels).toEqual(['slash_band', 'vertical_slash', 'block_sparse']);
   // The caller's log-sum-exp does where there is one.
   expect(record(wide, { lse: true })).toMatchObject({ kernels: ['slash_band', 'vertical_slash'], lseBytes: undefined });
+});
+
+test('vertical-slash kernels of the matrix tier read tiles, which live as long as what the bands leave behind', () => {
+  const { tiles, share } = record(wide);
+  expect(tiles?.size).toBe(2 * slashTilesBytes([2], { rows: 4096, queryOffset: 0, tile: rest.keys }));
+  expect(share).toBe(false);
+  expect(record(wide, { plain: true }).tiles).toBeUndefined();
 });
 
 test('narrow bands, short prompts and other tiers have none', () => {

@@ -2,6 +2,7 @@ import { BufferPool } from '../../src/device/pool.js';
 import { Recorder } from '../../src/device/recorder.js';
 import { type BlockSparseHead, blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../../src/index/block_sparse.js';
 import type { BuiltIndex, IndexLayer } from '../../src/index/layer.js';
+import { recordSlashTiles, slashTilesBytes } from '../../src/index/slash_tiles.js';
 import { recordTopK, type TopKList } from '../../src/index/topk.js';
 import {
   recordVerticalSlashIndex,
@@ -19,6 +20,7 @@ import {
   blockSparseIndex,
   blocksPerRow,
   forceVerticalSlash,
+  keysOfVerticalSlash,
   kvHeadOf,
   type Numbers,
   queryOffsetOf,
@@ -574,5 +576,121 @@ const blockSparseCases: SuiteCase[] = [
   },
 ];
 
+/** Columns and diagonals of one head, and from how many diagonals on a run at the diagonal is a band (0: never). */
+interface SlashHead {
+  readonly columns: readonly number[];
+  readonly slashes: readonly number[];
+  readonly band: number;
+}
+
+const NO_KEY = 0xffffffff;
+
+/** Runs the conversion of vertical-slash indices to tiles; the words of each head. */
+async function slashTilesOf(
+  ctx: SuiteContext,
+  heads: readonly SlashHead[],
+  sizes: { readonly rows: number; readonly queryOffset: number; readonly tile: number },
+): Promise<Uint32Array[]> {
+  const index: number[] = [];
+  const entries = heads.flatMap(({ columns, slashes, band }, head) => {
+    const runs = slashRuns(slashes);
+    const at = index.length;
+    index.push(
+      columns.length,
+      runs.length,
+      NO_KEY,
+      NO_KEY,
+      ...columns,
+      ...runs.flatMap(({ lo, hi, prefix }) => [lo, hi, prefix]),
+    );
+    return [head, 0, at, columns.length, runs.length, band, NO_KEY, NO_KEY];
+  });
+  const rec = poisonedRecorder(ctx);
+  const buffer = uploadWords(ctx.device, new Uint32Array(index));
+  const tiles = recordSlashTiles(rec, buffer, new Uint32Array(entries), sizes);
+  const bytes = slashTilesBytes(
+    heads.map((h) => h.columns.length),
+    sizes,
+  );
+  submit(rec);
+  const words = new Uint32Array(await readBuffer(ctx.device, tiles.buffer, bytes));
+  checkPeak(rec, bytes);
+  rec.pool.destroy();
+  buffer.destroy();
+  const starts = heads.map((_, head) => tiles.entries[8 * head + 2] as number);
+  return starts.map((start, head) => words.subarray(start, starts[head + 1] ?? words.length));
+}
+
+const slashTilesCases: SuiteCase[] = [
+  {
+    name: 'slash tiles: known answer',
+    async run(ctx) {
+      // Block 0 sees 64 keys of the run at 0, block 1 also 58 of the 64 of the run at 70: distances 70 to 127.
+      const heads = [{ columns: [3, 40, 90], slashes: [0, 70], band: 0 }];
+      const [words] = await slashTilesOf(ctx, heads, { rows: 100, queryOffset: 0, tile: 16 });
+      const distances = [...Array(64).keys(), ...Array.from({ length: 64 }, (_, i) => 70 + i)];
+      same(
+        [...(words as Uint32Array)],
+        [
+          0,
+          ...[4, 5, 8, 9],
+          ...[3, 40, 90, ...Array(13).fill(NO_KEY)],
+          ...[0xffffffff, 0xffffffff, 0xffffffc0, 0xffffffff],
+          ...distances,
+        ],
+        'tiles',
+      );
+    },
+  },
+  {
+    name: 'slash tiles: the keys of every block, against the oracle',
+    async run(ctx) {
+      const random = randomOf(ctx, 'slash tiles');
+      for (const [rows, queryOffset, tile] of [
+        [1, 0, 16],
+        [63, 0, 32],
+        [200, 37, 16],
+        [330, 1000, 64],
+      ] as const) {
+        const keys = rows + queryOffset;
+        const heads = [0, 1, 20, 64].map((band): SlashHead => {
+          const width = Math.min(keys, random.pick([1, Math.max(1, band - 1), Math.max(1, band)]));
+          const slashes = [...Array(width).keys()];
+          for (let s = width - 1 + random.integer(1, 200); s < keys; s += random.pick([1, 63, 64, 65, 130, 300])) slashes.push(s);
+          return { columns: random.distinct(Math.min(keys, random.integer(0, 50)), 0, keys - 1), slashes, band };
+        });
+        const read = await slashTilesOf(ctx, heads, { rows, queryOffset, tile });
+        for (const [h, { columns, slashes, band }] of heads.entries()) {
+          const words = read[h] as Uint32Array;
+          const shape = { heads: 1, kvHeads: 1, queries: rows, keys, headDim: 32, queryOffset };
+          const visible = keysOfVerticalSlash(shape, columns, slashes);
+          const { hi } = slashRuns(slashes)[0] as { hi: number };
+          const hasBand = band > 0 && hi + 1 >= band;
+          const inBand = keysOfVerticalSlash(shape, [], hasBand ? [...Array(hi + 1).keys()] : []);
+          same(words[0], hasBand ? 1 : 0, `head ${h}: band`);
+          const blocks = Math.ceil(rows / 64);
+          const room = Math.ceil(columns.length / tile) * tile;
+          const columnsAt = 1 + 2 * blocks;
+          const bitsAt = columnsAt + room;
+          const distancesAt = bitsAt + Math.ceil((queryOffset + 64 * blocks) / 32);
+          for (let b = 0; b < blocks; b++) {
+            const [runTiles = 0, allTiles = 0] = words.subarray(1 + 2 * b);
+            const end = queryOffset + 64 * b + 63;
+            const ofRuns = [...words.subarray(distancesAt, distancesAt + runTiles * tile)].map((d) => end - d);
+            const ofColumns = [...words.subarray(columnsAt, columnsAt + (allTiles - runTiles) * tile)].filter(
+              (c) => c > end || (((words[bitsAt + Math.floor((end - c) / 32)] as number) >>> ((end - c) % 32)) & 1) === 0,
+            );
+            for (const row of [64 * b, Math.min(64 * b + 63, rows - 1)]) {
+              const seen = [...ofRuns, ...ofColumns].filter((key) => key >= 0 && key <= queryOffset + row).sort((x, y) => x - y);
+              const expected = [...Array(keys).keys()].filter((key) => visible(row, key) && !inBand(row, key));
+              same(seen, expected, `head ${h} of ${rows} rows from ${queryOffset} on: keys of row ${row}`);
+            }
+          }
+        }
+      }
+    },
+  },
+];
+
 /** Index builders: known answers, and every stage against the float64 oracle. */
-export const indexBuilderCases: SuiteCase[] = [...topKCases, ...verticalSlashCases, ...blockSparseCases];
+export const indexBuilderCases: SuiteCase[] = [...topKCases, ...verticalSlashCases, ...slashTilesCases, ...blockSparseCases];

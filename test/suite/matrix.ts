@@ -5,6 +5,7 @@ import {
   matrixShapes,
   SUBGROUP_SIZE,
 } from '../../src/device/subgroup_matrix.js';
+import { recordSlashTiles } from '../../src/index/slash_tiles.js';
 import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
@@ -54,9 +55,15 @@ const JUNK = 0x7ffffff0;
 
 /**
  * A random pattern of one head, made to hit run gaps of 64 and 65 and columns inside and outside of runs.
- * @param band least diagonals of a band, which half of the vertical-slash heads then have
+ * @param band of vertical-slash: least diagonals of a band, which half of the heads then have
+ * @param columns of vertical-slash: most columns
  */
-function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Random, band: number): HeadIndex {
+function randomIndex(
+  kernel: AttentionKernel,
+  shape: AttentionShape,
+  random: Random,
+  { band, columns: most }: { readonly band: number; readonly columns: number },
+): HeadIndex {
   const offset = queryOffsetOf(shape);
   const end = offset + shape.queries;
   switch (kernel) {
@@ -75,7 +82,7 @@ function randomIndex(kernel: AttentionKernel, shape: AttentionShape, random: Ran
       };
     }
     case 'vertical_slash': {
-      const columns = random.distinct(random.integer(0, 70), 0, shape.keys - 1);
+      const columns = random.distinct(random.integer(0, most), 0, shape.keys - 1);
       const width = band > 0 ? random.pick([1, Math.max(1, band - 1), band, band + random.integer(1, 100)]) : 1;
       const slashes = new Set(Array.from({ length: Math.min(width, shape.keys) }, (_, i) => i));
       let s = width - 1;
@@ -117,6 +124,8 @@ export interface MatrixRun {
   readonly tiling: MatrixTiling;
   /** Of vertical-slash: bands of so many diagonals or more are another kernel's, which runs first. */
   readonly band?: { readonly diagonals: number; readonly tiling: MatrixTiling };
+  /** Of vertical-slash: most columns of a head. */
+  readonly columns?: number;
   readonly storage?: MatrixStorage;
   readonly layout?: Layout;
   readonly lse?: boolean;
@@ -144,7 +153,9 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     }
   }
   const input = roundInput(raw);
-  const index = Array.from({ length: heads }, () => randomIndex(kernel, shape, random, run.band?.diagonals ?? 0));
+  const index = Array.from({ length: heads }, () =>
+    randomIndex(kernel, shape, random, { band: run.band?.diagonals ?? 0, columns: run.columns ?? 70 }),
+  );
   const offsets: number[] = [];
   const words = [JUNK, JUNK, JUNK];
   for (const head of index) {
@@ -167,24 +178,30 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
   const o = makeTensor(device, querySize, dtype, layout);
   const lse = makeTensor(device, { heads: 1, rows: 1, headDim: heads * queries }, 'f32', { ...PLAIN, offset: 8 });
   const indexBuffer = uploadWords(device, new Uint32Array(words));
-  const entries = uploadWords(
-    device,
-    new Uint32Array(index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0])),
+  const entryWords = new Uint32Array(
+    index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0]),
   );
   const emulated = !device.features.has(MATRIX_FEATURE);
+  const recorder = recorderOf(device);
   const pass = (kernel: MatrixKernel, tiling: MatrixTiling, writesLse: boolean) => {
+    const walked =
+      kernel === 'vertical_slash'
+        ? recordSlashTiles(recorder, indexBuffer, entryWords, { rows: queries, queryOffset: offset, tile: tiling.keys })
+        : undefined;
+    const indexed = walked
+      ? [recorder.constant('heads', walked.entries, 'storage'), walked.buffer]
+      : [recorder.constant('heads', entryWords, 'storage'), indexBuffer];
     const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
     const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
     const tiles = Math.ceil(queries / matrixBlockM(tiling));
     const bytes = tiles * heads * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
-    return { shader, tiles, writesLse, bank: emulated ? [recorder.workspace('emulated matrices', bytes)] : [] };
+    return { shader, tiles, writesLse, indexed, bank: emulated ? [recorder.workspace('emulated matrices', bytes)] : [] };
   };
   const windows = [q, k, v, o].map((tensor, i) => bindWindow(device, 'qkvo'.charAt(i), tensor, 0, tensor.heads));
-  const recorder = recorderOf(device);
   const last = pass(kernel, tiling, run.lse ?? false);
   const passes = [...(run.band ? [pass('slash_band', run.band.tiling, true)] : []), last];
   const record = (
-    { shader, bank, writesLse }: typeof last,
+    { shader, bank, indexed, writesLse }: typeof last,
     rowTileEnd: number,
     rowTiles: number,
     headStart: number,
@@ -199,7 +216,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant('params', params), ...windows.map((w) => w.range), lse.buffer, entries, indexBuffer, ...bank],
+      bindings: [recorder.constant('params', params), ...windows.map((w) => w.range), lse.buffer, ...indexed, ...bank],
       workgroups: [rowTiles, headCount],
     });
   };
@@ -218,7 +235,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
   const actual = await readTensor(device, o, 'o');
   const actualLse = await readTensor(device, lse, 'lse');
   for (const { buffer } of [q, k, v, o, lse]) buffer.destroy();
-  for (const buffer of [indexBuffer, entries]) buffer.destroy();
+  indexBuffer.destroy();
 
   const expected = attentionRows(input, (head) => (index[head] as HeadIndex).visible);
   const what = `${passes.map(({ shader }) => shader.label).join(', ')} ${JSON.stringify(shape)}`;
@@ -331,11 +348,10 @@ for (const kernel of KERNELS) {
   });
 }
 
-// Bands in pairs and without, and the rest in one strip, in two and in pairs.
+// Bands in pairs and without, and the rest in one strip and in two.
 for (const [rows, change] of [
   ['pairs', {}],
   ['strips', { subgroups: 2, strips: 2, keys: 16, scoreKeys: 16 }],
-  ['pairs, both', { keys: 32, staging: 'overlap', pairs: true }],
 ] as const) {
   add(`bands of vertical-slash first, ${rows}`, async (ctx, name) => {
     const tiling = { ...plainTiling(ctx), ...change };
@@ -360,6 +376,14 @@ for (const [rows, change] of [
     await checkMatrix(ctx, `${name} strides`, { ...run, shape, band, layout, storage: 'f16', lse: true });
   });
 }
+
+add('vertical_slash: many columns', async (ctx, name) => {
+  const shape = { heads: 8, kvHeads: 4, queries: 70, keys: 2070, headDim: 32, queryOffset: 2000 };
+  const one: MatrixTiling = { ...plainTiling(ctx), subgroups: 1, keys: 16, scoreKeys: 16 };
+  for (const tiling of [one, { ...one, staging: 'prefetch' } as const]) {
+    await checkMatrix(ctx, `${name} ${tiling.staging}`, { kernel: 'vertical_slash', shape, tiling, lse: true, columns: 700 });
+  }
+});
 
 add('head size 80: columns that do not fill the last group', (ctx, name) => {
   const shape = { heads: 2, kvHeads: 1, queries: 150, keys: 187, headDim: 80 };
@@ -399,7 +423,7 @@ for (const kernel of KERNELS) {
     const strips: Partial<MatrixTiling> = { subgroups: 2, strips: 2, keys: 16, scoreKeys: 16, staging: 'overlap' };
     const single: Partial<MatrixTiling> = { staging: 'overlap-single' };
     const parts: Partial<MatrixTiling> = { keys: 64, staging: 'prefetch', pipelined: true };
-    for (const change of [strips, single, parts]) {
+    for (const change of kernel === 'vertical_slash' ? [parts] : [strips, single, parts]) {
       const tiling = { ...plainTiling(ctx), ...change };
       await checkMatrix(ctx, name, { kernel, shape, tiling, lse: true, boost: { key: 70, factor: 30 } });
     }
