@@ -3,10 +3,11 @@
 //
 //   keys(i) = { j <= p : j >= p0 - hi },   p = q_offset + i,  p0 = q_offset + 64 * floor(i / 64),  hi = width - 1
 //
-// Writes o and the log-sum-exp of these keys alone; vertical_slash.wgsl goes on from there with the other keys. Heads
+// Writes o and the log-sum-exp of these keys alone; matrix/vertical_slash.wgsl adds the other keys. Heads
 // without a band (see lib/vertical_slash_index.wgsl) are left alone.
 //
-// Head entry: as for vertical_slash.wgsl. Bindings: lib/attention_bindings.wgsl.
+// Head entry: arg0 = room for columns, arg1 = room for runs, arg2 = least diagonals of a band (0: no bands).
+// Bindings: lib/attention_bindings.wgsl.
 
 // Set by tile_count, once: the farthest diagonal, the first key that any row of the workgroup sees, and the last tile that all do.
 var<private> band_hi: u32;

@@ -7,7 +7,7 @@
 // The index is one list of columns and one list of runs of diagonals per head (see
 // lib/vertical_slash_index.wgsl); each workgroup derives its own keys from it. The keys of all runs are
 // numbered consecutively, so every tile but the last is full however short the runs are. A column that a
-// run covers as well is skipped: no key counts twice. (The matrix tier lists the keys instead: matrix/vertical_slash.wgsl.)
+// run covers as well is skipped: no key counts twice. (The matrix tier reads tiles of keys instead: matrix/vertical_slash.wgsl.)
 //
 // Head entry: arg0 = room for columns, arg1 = room for runs.
 // Bindings: lib/attention_bindings.wgsl. Loop: lib/flash_attention.wgsl.
@@ -29,7 +29,7 @@ fn tile_count(entry: HeadEntry, row0: u32) -> u32 {
   let columns = columns_up_to(entry, last_position(row0, BLOCK_M));
   slash_keys = keys;
   visible_columns = columns;
-  run_cursor = 0u;
+  // Not from the private variables: barriers stand in a loop with this bound, and WGSL takes those to differ between threads.
   return div_ceil(keys, BLOCK_N) + div_ceil(columns, BLOCK_N);
 }
 

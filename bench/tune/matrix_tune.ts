@@ -28,6 +28,7 @@ import {
 } from '../../src/kernels/matrix_config.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import { attentionRows, relativeError } from '../../src/reference/oracle.js';
+import { encodeSteps } from '../../src/scheduler/submit.js';
 import { checkMatrix } from '../../test/suite/matrix.js';
 import { ABLATIONS, ablate, ablatedParts } from './ablate.js';
 import randomSource from './random.wgsl?raw';
@@ -245,7 +246,7 @@ class Tuner {
       w.kernel === 'vertical_slash'
         ? recordSlashTiles(recorder, own[2], entries, { rows: w.seqLen, queryOffset: 0, tile: t.keys })
         : undefined;
-    const indexed = walked ? [recorder.constant('heads', walked.entries, 'storage'), walked.buffer] : [own[1], own[2]];
+    const indexed = walked ? [walked.heads, walked.buffer] : [own[1], own[2]];
     const bindings = [own[0], q, k, v, o, own[3], ...indexed, ...bank];
     const group = device.createBindGroup({
       layout,
@@ -271,14 +272,7 @@ class Tuner {
     };
     const encoder = device.createCommandEncoder();
     encoder.clearBuffer(o);
-    for (const step of recorder.steps) {
-      if (step.kind !== 'dispatch') continue;
-      const pass = encoder.beginComputePass();
-      pass.setPipeline(step.pipeline);
-      pass.setBindGroup(0, step.bindGroup);
-      pass.dispatchWorkgroups(...step.workgroups);
-      pass.end();
-    }
+    encodeSteps(encoder, recorder.steps);
     device.queue.submit([encoder.finish()]);
     const start = performance.now();
     submit(1);

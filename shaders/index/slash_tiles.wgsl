@@ -13,26 +13,13 @@
 // Grid: x = 64 of the B + C + ceil(P / 32) + R things to write, y = head. Constants: TILE (keys of a tile).
 // Bindings:
 //   0  params
-//   1  heads     as for vertical_slash.wgsl; arg3 = tiles_offset
+//   1  heads     arg0 = room for columns, arg1 = room for runs, arg2 = least diagonals of a band (0: no bands), arg3 = tiles_offset
 //   2  index
 //   3  tiles
 
 struct Params {
   n_q: u32,
   q_offset: u32,
-  unused0: u32,
-  unused1: u32,
-}
-
-struct HeadEntry {
-  head: u32,
-  kv_head: u32,
-  index_offset: u32,
-  arg0: u32,             // room for columns
-  arg1: u32,             // room for runs
-  arg2: u32,             // least diagonals of a band, 0: no bands
-  arg3: u32,             // where the head's tiles go
-  arg4: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,13 +27,7 @@ struct HeadEntry {
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 @group(0) @binding(3) var<storage, read_write> tiles: array<u32>;
 
-const INDEX_BLOCK: u32 = 64u;
-const NO_KEY: u32 = 0xffffffffu;
 const FAR: u32 = 0x7fffffffu;   // block_end - FAR is far behind all rows
-
-fn div_ceil(a: u32, b: u32) -> u32 {
-  return (a + b - 1u) / b;
-}
 
 // The run that holds key n of all runs together.
 fn run_of_key(entry: HeadEntry, n: u32) -> u32 {
@@ -109,12 +90,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   }
   i -= column_room;
   at += column_room;
-  if (i < div_ceil(positions, 32u)) {
+  let covered_room = div_ceil(positions, 32u);
+  if (i < covered_room) {
     tiles[at + i] = covered_bits(entry, 32u * i);
     return;
   }
-  i -= div_ceil(positions, 32u);
-  at += div_ceil(positions, 32u);
+  i -= covered_room;
+  at += covered_room;
   if (i < div_ceil(positions, TILE) * TILE) {
     var distance = FAR;
     if (run_count(entry) > 0u) {

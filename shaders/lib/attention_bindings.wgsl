@@ -1,4 +1,4 @@
-// What every attention kernel binds, in every tier.
+// What every attention kernel binds, in every tier; heads are those of head_entry.wgsl.
 //
 // Tensors are read through strides, so [H, N, D] and [N, H, D] layouts both work without a copy. All
 // bases and strides count vec4 elements (4 values of one row). `*_base` is where head 0, row 0 of the
@@ -28,18 +28,6 @@ struct AttentionParams {
   unit: u32,             // 1. Loops bounded by a constant times `unit` stay loops: unrolled, they compile for minutes on some drivers
 }
 
-// One head of the dispatch, with the parameters of its pattern (see the kernel that reads them).
-struct HeadEntry {
-  head: u32,             // query head
-  kv_head: u32,          // key/value head it reads (grouped-query attention)
-  index_offset: u32,     // first u32 of this head in `index`
-  arg0: u32,
-  arg1: u32,
-  arg2: u32,
-  arg3: u32,
-  arg4: u32,
-}
-
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> q: array<StorageVec4>;
 @group(0) @binding(2) var<storage, read> k: array<StorageVec4>;
@@ -49,15 +37,7 @@ struct HeadEntry {
 @group(0) @binding(6) var<storage, read> heads: array<HeadEntry>;
 @group(0) @binding(7) var<storage, read> index: array<u32>;
 
-const NO_KEY: u32 = 0xffffffffu;
-// Rows of a block that shares one sparse index (MInference's block size).
-const INDEX_BLOCK: u32 = 64u;
-
 // Absolute position of the last real row among `rows` rows from row0 on.
 fn last_position(row0: u32, rows: u32) -> u32 {
   return params.q_offset + min(row0 + rows, params.n_q) - 1u;
-}
-
-fn div_ceil(a: u32, b: u32) -> u32 {
-  return (a + b - 1u) / b;
 }

@@ -1,4 +1,5 @@
 import slashTiles from '../../shaders/index/slash_tiles.wgsl?raw';
+import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
@@ -6,7 +7,7 @@ import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude } from '../kernels/shader_text.js';
 import { divCeil, uniform } from './layer.js';
 
-/** Words of a head entry (shaders/lib/attention_bindings.wgsl), and where its index offset and arguments are. */
+/** Words of a head entry (shaders/lib/head_entry.wgsl), and where its index offset and arguments are. */
 const ENTRY = { words: 8, indexOffset: 2, columnRoom: 3, tilesOffset: 6 } as const;
 
 /** Rows and keys that the tiles are for. */
@@ -39,7 +40,7 @@ export function slashTilesBytes(columns: readonly number[], sizes: SlashTilesSiz
 /** Writes the tiles of vertical-slash heads (shaders/index/slash_tiles.wgsl). */
 export function slashTilesShader(tile: number): ShaderSpec {
   return lazyShader({ label: `slash tiles of ${tile}`, bindings: ['uniform', 'read', 'read', 'write'] }, () =>
-    [prelude({ constants: { TILE: tile } }), verticalSlashIndex, slashTiles].join('\n'),
+    [prelude({ constants: { TILE: tile } }), headEntry, verticalSlashIndex, slashTiles].join('\n'),
   );
 }
 
@@ -47,8 +48,10 @@ export function slashTilesShader(tile: number): ShaderSpec {
 export interface SlashTiles {
   /** Workspace of the recorder; release it after the kernels that read it are recorded. */
   readonly buffer: GPUBuffer;
-  /** Head entries whose index offsets are places in `buffer`. */
-  readonly entries: Uint32Array<ArrayBuffer>;
+  /** First u32 of each head in `buffer`. */
+  readonly offsets: readonly number[];
+  /** The head entries, with these as their index offsets. */
+  readonly heads: GPUBuffer;
 }
 
 /**
@@ -64,13 +67,14 @@ export function recordSlashTiles(
 ): SlashTiles {
   const from = new Uint32Array(entries);
   const to = new Uint32Array(entries);
-  const heads = entries.length / ENTRY.words;
+  const offsets: number[] = [];
   let words = 0;
   let most = 0;
   for (let i = 0; i < entries.length; i += ENTRY.words) {
     const head = counts(entries[i + ENTRY.columnRoom] ?? 0, sizes);
     from[i + ENTRY.tilesOffset] = words;
     to[i + ENTRY.indexOffset] = words;
+    offsets.push(words);
     words += head.words;
     most = Math.max(most, head.things);
   }
@@ -79,12 +83,12 @@ export function recordSlashTiles(
     stage: 'convert',
     shader: slashTilesShader(sizes.tile),
     bindings: [
-      uniform(rec, 'slash tiles params', [sizes.rows, sizes.queryOffset, 0, 0]),
-      rec.constant('slash tiles heads', from, 'storage'),
+      uniform(rec, 'slash tiles params', [sizes.rows, sizes.queryOffset]),
+      rec.constant('heads', from, 'storage'),
       index,
       buffer,
     ],
-    workgroups: [divCeil(most, 64), heads],
+    workgroups: [divCeil(most, 64), offsets.length],
   });
-  return { buffer, entries: to };
+  return { buffer, offsets, heads: rec.constant('heads', to, 'storage') };
 }

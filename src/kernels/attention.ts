@@ -3,6 +3,7 @@ import blockSparse from '../../shaders/block_sparse.wgsl?raw';
 import dense from '../../shaders/dense.wgsl?raw';
 import attentionBindings from '../../shaders/lib/attention_bindings.wgsl?raw';
 import flashAttention from '../../shaders/lib/flash_attention.wgsl?raw';
+import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import rowReduceSubgroup from '../../shaders/lib/row_reduce_subgroup.wgsl?raw';
 import rowReduceWorkgroup from '../../shaders/lib/row_reduce_workgroup.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
@@ -236,6 +237,7 @@ export function attentionShader(
     [
       head,
       storageLibrary(storage),
+      headEntry,
       attentionBindings,
       t.subgroups ? rowReduceSubgroup : rowReduceWorkgroup,
       t.unroll ? flashAttention : flashAttention.replaceAll('* UNIT', '* params.unit'),

@@ -2,6 +2,7 @@ import aShape from '../../shaders/a_shape.wgsl?raw';
 import blockSparse from '../../shaders/block_sparse.wgsl?raw';
 import dense from '../../shaders/dense.wgsl?raw';
 import attentionBindings from '../../shaders/lib/attention_bindings.wgsl?raw';
+import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import packHalves from '../../shaders/lib/pack_halves.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import fullTileAShape from '../../shaders/matrix/full_tile_a_shape.wgsl?raw';
@@ -115,6 +116,7 @@ export function matrixAttentionShader(
     return [
       enables + ops.directives,
       head.slice(enables.length),
+      headEntry,
       attentionBindings,
       STORAGE[storage],
       packHalves,
@@ -178,7 +180,7 @@ var l_${s} = 0.0;`,
       ),
       registers ? this.#queriesToRegisters() : this.#queriesToWorkgroup(),
       this.#rows().map(({ id }) => this.ops.declare(`o_${id}`, 'Result', this.outputMatrices)),
-      this.walks ? this.#walk() : this.#loop(),
+      this.#loop(),
       this.#epilogue(),
       '}',
     );
@@ -248,40 +250,75 @@ q_tile[row * KV_STRIDE + d] = x;
 
   // ---- the loop
 
+  /** How the loops of `single` and `prefetch` staging come by keys that are in memory: ahead of the tiles that wait for them. */
+  #lookUps(): {
+    /** The first key of the tile that `begin` or `next` was called for, where its keys are neighbours. */
+    readonly key0?: string;
+    /** Before the loop; `tile` is the first whose first key is looked up ahead. */
+    readonly begin: (tile: string) => string;
+    /** While others store. */
+    readonly meanwhile: string;
+    /** In front of the products. */
+    readonly next: (tile: string) => string;
+  } {
+    const nothing = { begin: () => '', meanwhile: '', next: () => '' };
+    if (this.kernel === 'block_sparse') {
+      const lookUp = (tile: string): string => `ahead_key0 = ${this.firstKey(tile)};`;
+      return { ...nothing, key0: 'ahead_key0', begin: (tile) => `var ${lookUp(tile)}`, next: lookUp };
+    }
+    if (!this.walks) return nothing;
+    return {
+      ...nothing,
+      begin: () => `let walk = walk_of(entry, row0);
+// The word of the next batch to hand on, what covers it, and the word of the batch behind.
+var word = walk_word(walk, 0u, thread);
+hand_on(walk, 0u, thread, word, covered_word(walk, word));
+word = walk_word(walk, 1u, thread);
+var covered = covered_word(walk, word);
+var next_word = walk_word(walk, 2u, thread);
+workgroupBarrier();`,
+      meanwhile: `if (tile % BATCH == 0u) {
+hand_on(walk, tile / BATCH + 1u, thread, word, covered);
+word = next_word;
+covered = covered_word(walk, word);
+next_word = walk_word(walk, tile / BATCH + 3u, thread);
+}`,
+    };
+  }
+
   #loop(): string {
     const t = this.t;
     const fetchBoth = (tile: string, key0?: string): string => text(this.fetch('k', tile, key0), this.fetch('v', tile, key0));
-    // Where the first key of a tile is in memory, it is loaded a tile before those that wait for it.
-    const looksUp = this.kernel === 'block_sparse';
-    const ahead = looksUp ? 'ahead_key0' : undefined;
-    const lookUp = (tile: string): string => (looksUp ? `ahead_key0 = ${this.firstKey(tile)};` : '');
     const declareBoth = text(this.declareFetched('k'), this.declareFetched('v'));
     const barrier = 'workgroupBarrier();';
     const tileLoop = (...parts: string[]): string => text(this.tileLoop(), ...parts, '}');
+    const { key0, begin, meanwhile, next } = this.#lookUps();
     switch (t.staging) {
       case 'single':
         return text(
-          looksUp ? `var ${lookUp('0u')}` : '',
+          begin('0u'),
           tileLoop(
             barrier,
-            `{\n${declareBoth}\n${fetchBoth('tile', ahead)}\n${this.stage('k')}\n${this.stage('v')}\n}`,
+            `{\n${declareBoth}\n${fetchBoth('tile', key0)}\n${this.stage('k')}\n${this.stage('v')}\n}`,
+            meanwhile,
             barrier,
-            lookUp('(tile + 1u)'),
+            next('(tile + 1u)'),
             this.#compute(),
           ),
         );
       case 'prefetch':
         return text(
+          begin('1u'),
           declareBoth,
-          looksUp ? `var ${lookUp('1u')}` : '',
           fetchBoth('0u'),
           tileLoop(
             barrier,
             this.stage('k'),
             this.stage('v'),
+            meanwhile,
             barrier,
-            this.early('tile + 1u', fetchBoth('(tile + 1u)', ahead)),
-            lookUp('(tile + 2u)'),
+            this.early('tile + 1u', fetchBoth('(tile + 1u)', key0)),
+            next('(tile + 2u)'),
             this.#compute(),
           ),
         );
@@ -327,41 +364,6 @@ q_tile[row * KV_STRIDE + d] = x;
           ),
         );
     }
-  }
-
-  /** The loop over tiles whose keys are any: shaders/matrix/vertical_slash.wgsl. */
-  #walk(): string {
-    const prefetch = this.t.staging === 'prefetch';
-    const fetchBoth = (tile: string): string => text(this.fetch('k', tile), this.fetch('v', tile));
-    const barrier = 'workgroupBarrier();';
-    return text(
-      `let walk = walk_of(entry, row0);
-// Words of the next batch to hand on and of the one behind it, and what covers the former.
-hand_on(walk, 0u, thread, walk_word(walk, 0u, thread), covered_word(walk, walk_word(walk, 0u, thread)));
-var word = walk_word(walk, 1u, thread);
-var covered = covered_word(walk, word);
-var next_word = walk_word(walk, 2u, thread);`,
-      barrier,
-      this.declareFetched('k'),
-      this.declareFetched('v'),
-      prefetch ? fetchBoth('0u') : '',
-      this.tileLoop(),
-      barrier,
-      prefetch ? '' : fetchBoth('tile'),
-      this.stage('k'),
-      this.stage('v'),
-      // While others store.
-      `if (tile % BATCH == 0u) {
-hand_on(walk, tile / BATCH + 1u, thread, word, covered);
-word = next_word;
-covered = covered_word(walk, word);
-next_word = walk_word(walk, tile / BATCH + 3u, thread);
-}`,
-      barrier,
-      prefetch ? this.early('tile + 1u', fetchBoth('(tile + 1u)')) : '',
-      this.#compute(),
-      '}',
-    );
   }
 
   /** Scores, softmax and output of a staged tile, `scoreKeys` keys at a time. */
@@ -609,6 +611,19 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
     );
   }
 
+  /** Eight output columns of a row, from vec4 `at` on. */
+  #loadOutput(row: string, at: string): string {
+    return `load_o(params.o_base + entry.head * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
+  }
+
+  /** Adds eight output columns of the band to `a` and `b`. */
+  #addBand(word: string): string {
+    return `if (merges) {
+a = fma(vec4<f32>(unpack2x16float(${word}.x), unpack2x16float(${word}.y)), vec4<f32>(of_band), a);
+b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<f32>(of_band), b);
+}`;
+  }
+
   /**
    * O / l to memory, and the log-sum-exp. Where the head has a band, its output and log-sum-exp are there already and are merged:
    * were the loop to begin with them, NVIDIA's driver would copy all matrices of O twice a tile.
@@ -617,7 +632,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
     const band = (s: number, i: number): string => `o_word_${s}_${i}`;
     return text(
       this.walks ? 'let merges = has_band(entry);' : '',
-      this.walks ? this.#loadRows(band, (row, at) => this.loadOutput(row, at)) : '',
+      this.walks ? this.#loadRows(band, (row, at) => this.#loadOutput(row, at)) : '',
       this.#strips.map((s) =>
         text(
           '{',
@@ -645,7 +660,7 @@ let to = params.o_base + entry.head * params.o_head_stride + row_${s} * params.o
 let at = s_row_${s} + 2u * (${2 * i}u + half);
 var a = bitcast<vec4<f32>>(s_tile[at]) * own;
 var b = bitcast<vec4<f32>>(s_tile[at + 1u]) * own;
-${this.walks ? this.addBand(band(s, start / 16 + i)) : ''}
+${this.walks ? this.#addBand(band(s, start / 16 + i)) : ''}
 store_o(to + 2u * (${2 * i}u + half), a, b);
 }`,
               ),

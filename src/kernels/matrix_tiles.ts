@@ -191,19 +191,6 @@ export class TileWriter {
     return range(Math.ceil(this.d / width)).map((g) => ({ start: g * width, columns: Math.min(width, this.d - g * width) }));
   }
 
-  /** Eight output columns of a row, from vec4 `at` on. */
-  protected loadOutput(row: string, at: string): string {
-    return `load_o(params.o_base + entry.head * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
-  }
-
-  /** Adds eight output columns that {@link loadOutput} loaded to `a` and `b`. */
-  protected addBand(word: string): string {
-    return `if (merges) {
-a = fma(vec4<f32>(unpack2x16float(${word}.x), unpack2x16float(${word}.y)), vec4<f32>(of_band), a);
-b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<f32>(of_band), b);
-}`;
-  }
-
   // ---- the kernel's frame
 
   /** Arrays that all loops share, without the padding behind their last rows. */

@@ -304,7 +304,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
     ...(band ? [{ ...band, ...indexed, writesLse: true, keys: bandKeys }] : []),
     {
       ...kernel,
-      ...(tiles ? { heads: rec.constant('heads', tiles.entries, 'storage'), index: tiles.buffer } : indexed),
+      ...(tiles ? { heads: tiles.heads, index: tiles.buffer } : indexed),
       writesLse: layer.lse !== undefined,
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
     },

@@ -617,8 +617,7 @@ async function slashTilesOf(
   checkPeak(rec, bytes);
   rec.pool.destroy();
   buffer.destroy();
-  const starts = heads.map((_, head) => tiles.entries[8 * head + 2] as number);
-  return starts.map((start, head) => words.subarray(start, starts[head + 1] ?? words.length));
+  return tiles.offsets.map((start, head) => words.subarray(start, tiles.offsets[head + 1] ?? words.length));
 }
 
 const slashTilesCases: SuiteCase[] = [

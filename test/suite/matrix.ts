@@ -188,9 +188,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
       kernel === 'vertical_slash'
         ? recordSlashTiles(recorder, indexBuffer, entryWords, { rows: queries, queryOffset: offset, tile: tiling.keys })
         : undefined;
-    const indexed = walked
-      ? [recorder.constant('heads', walked.entries, 'storage'), walked.buffer]
-      : [recorder.constant('heads', entryWords, 'storage'), indexBuffer];
+    const indexed = walked ? [walked.heads, walked.buffer] : [recorder.constant('heads', entryWords, 'storage'), indexBuffer];
     const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
     const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
     const tiles = Math.ceil(queries / matrixBlockM(tiling));

@@ -4,6 +4,7 @@ import { BufferPool } from '../../src/device/pool.js';
 import { Recorder } from '../../src/device/recorder.js';
 import type { DType, Tensor } from '../../src/kernels/tensor.js';
 import type { AttentionInput, Numbers } from '../../src/reference/oracle.js';
+import { encodeSteps } from '../../src/scheduler/submit.js';
 import { assert } from './context.js';
 
 const STORAGE = 0x80;
@@ -138,17 +139,7 @@ export function recorderOf(device: GPUDevice): Recorder {
 export function submit(recorder: Recorder): void {
   const { device } = recorder;
   const encoder = device.createCommandEncoder();
-  for (const step of recorder.steps) {
-    if (step.kind === 'clear') {
-      encoder.clearBuffer(step.buffer, step.offset, step.size);
-      continue;
-    }
-    const pass = encoder.beginComputePass();
-    pass.setPipeline(step.pipeline);
-    pass.setBindGroup(0, step.bindGroup);
-    pass.dispatchWorkgroups(...step.workgroups);
-    pass.end();
-  }
+  encodeSteps(encoder, recorder.steps);
   device.queue.submit([encoder.finish()]);
   recorder.releaseAll();
 }
