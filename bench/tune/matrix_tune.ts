@@ -95,6 +95,7 @@ function label(t: MatrixTiling): string {
     `s${t.scoreKeys}`,
     t.queries === 'registers' ? 'qreg' : 'qmem',
     ...(t.pairs ? ['pairs'] : []),
+    ...(t.vFirst ? ['v-first'] : []),
     t.pipelined ? `${t.staging}+pipe` : t.staging,
     `${m}x${n}x${k}`,
     t.sync,

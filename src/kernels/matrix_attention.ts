@@ -103,6 +103,7 @@ export function matrixAttentionShader(
     `${matrixBlockM(t)}x${t.keys}`,
     `r${STRIP_ROWS * t.strips}`,
     ...(t.pairs ? ['pairs'] : []),
+    ...(t.vFirst ? ['v-first'] : []),
     `s${t.scoreKeys}`,
     `q-${t.queries}`,
     t.staging,

@@ -27,6 +27,8 @@ export interface MatrixTiling {
   readonly strips: 1 | 2;
   /** Two subgroups share 32 rows, one takes half of the keys and half of the head dimension; see {@link PairBody}. */
   readonly pairs?: boolean;
+  /** Pairs ask for their first matrices of V before they stage K, not behind that. */
+  readonly vFirst?: boolean;
   /** Keys staged at a time (BLOCK_N). */
   readonly keys: 16 | 32 | 64 | 128;
   /** Keys whose scores are in flight at a time; divides `keys`. */
@@ -139,6 +141,7 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   const whole = t.staging.startsWith('overlap');
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
+  if (t.vFirst && !t.pairs) return 'only pairs can ask for V first';
   if (t.pairs) {
     if (t.staging !== 'overlap' || t.strips !== 1 || t.queries !== 'registers')
       return 'pairs need overlap staging, one strip, queries in registers';
@@ -180,6 +183,7 @@ function tilings(
 
 /** 128 rows, 32 for each pair of subgroups. */
 const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), pairs: true };
+const PAIRS_V_FIRST: TilingShape = { ...PAIRS, vFirst: true };
 
 /**
  * The family of tilings that `bench tune` measures; any matrix shape and sync applies to each.
@@ -191,6 +195,7 @@ const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), 
  */
 export const MATRIX_TILINGS: readonly TilingShape[] = [
   PAIRS,
+  PAIRS_V_FIRST,
   // 128 rows, 16 for each subgroup.
   ...tilings(8, 1, 'registers', [
     [32, 32, 'overlap'],
@@ -226,6 +231,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   ]),
   // 64 rows, 32 for each pair.
   { ...PAIRS, subgroups: 4 },
+  { ...PAIRS_V_FIRST, subgroups: 4 },
 ];
 
 /**
@@ -233,11 +239,11 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: Readonly<Record<MatrixKernel, TilingShape & { readonly shape: MatrixShape }>> = {
-  dense: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
-  a_shape: { ...PAIRS, shape: { m: 16, n: 8, k: 16 } },
+  dense: { ...PAIRS_V_FIRST, shape: { m: 16, n: 16, k: 16 } },
+  a_shape: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
   vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
   block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
-  slash_band: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
+  slash_band: { ...PAIRS_V_FIRST, shape: { m: 16, n: 16, k: 16 } },
 };
 
 /** What {@link chooseMatrixTiling} needs to know of a device. */

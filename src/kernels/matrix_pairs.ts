@@ -11,6 +11,9 @@ import { indent, range, TileWriter, text } from './matrix_tiles.js';
  *
  *   stage V of t, fetch that of t + 1; scores of t + 1 beside the softmax of t       barrier
  *   stage K of t + 2, fetch that of t + 3; O += P V of t; store the scores of t + 1   barrier
+ *
+ * Behind a barrier all subgroups do the same, and nothing hides what one waits for. So what comes from workgroup memory is asked for
+ * first, and arrives while words are stored and addresses worked out.
  */
 export class PairBody extends TileWriter {
   /** Keys of a subgroup, which are also those of an invocation's softmax: it works on half `half` of a row. */
@@ -23,6 +26,8 @@ export class PairBody extends TileWriter {
 
   main(): string {
     const { ops } = this;
+    // Steps of the head dimension whose matrices of K are asked for right behind the barrier.
+    const early = Math.min(2, this.depth);
     return indent(
       text(
         this.arrays(),
@@ -57,12 +62,18 @@ var l = 0.0;`,
         this.fetch('k', '2u'),
         this.tileLoop(),
         'workgroupBarrier();',
+        this.#takeScores(),
+        range(early).map((c) => this.#keysAt(c)),
         this.stage('v'),
         this.early('tile + 1u', this.fetch('v', '(tile + 1u)')),
-        this.#softmax(this.#scores()),
+        this.#softmax(this.#scores(early)),
         'workgroupBarrier();',
+        this.#takeRisen(),
+        range(this.keyDepth).map((c) => this.#probabilitiesAt(c)),
+        this.t.vFirst ? this.#valuesAt(0) : '',
         this.stage('k'),
         this.early('tile + 3u', this.fetch('k', '(tile + 3u)')),
+        this.t.vFirst ? '' : this.#valuesAt(0),
         this.#rescale(),
         this.#output(),
         this.#storeScores(),
@@ -124,21 +135,30 @@ var l = 0.0;`,
     );
   }
 
-  /** S = Q K^T for this subgroup's keys of the staged tile. */
-  #scores(): string {
-    const { ops } = this;
+  /** The matrices of K at step c of the head dimension, as keys_<c>_<keys>. */
+  #keysAt(c: number): string {
+    return text(range(this.scoreMatrices).map((j) => `let keys_${c}_${j} = ${this.#key(c, j)};`));
+  }
+
+  /** Loads a matrix of this subgroup's keys. */
+  #key(c: Index, j: Index): string {
     const { n, k } = this.t.shape;
+    const offset = `(side * ${this.#width}u + ${wgsl(times(j, n))}) * KV_STRIDE + ${wgsl(times(c, k / 8))}`;
+    return this.ops.load('Right', 'k_tile', offset, 'KV_STRIDE', 'col_major');
+  }
+
+  /** S = Q K^T for this subgroup's keys of the staged tile; `early` steps of the head dimension are loaded ({@link #keysAt}). */
+  #scores(early = 0): string {
+    const { ops } = this;
+    const products = (c: Index, j: Index, right: string): string[] =>
+      this.rowMatrices.map((r) => ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), right, ops.get(`s_${r}`, j))));
     return text(
       '// S = Q K^T',
       this.rowMatrices.map((r) => ops.each('n', this.scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
-      ops.each('c', this.depth, (c) =>
+      range(early).flatMap((c) => range(this.scoreMatrices).map((j) => text(products(c, j, `keys_${c}_${j}`)))),
+      ops.each('c', this.depth - early, (c) =>
         ops.each('n', this.scoreMatrices, (j) =>
-          text(
-            `let right = ${ops.load('Right', 'k_tile', `(side * ${this.#width}u + ${wgsl(times(j, n))}) * KV_STRIDE + ${wgsl(times(c, k / 8))}`, 'KV_STRIDE', 'col_major')};`,
-            this.rowMatrices.map((r) =>
-              ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), 'right', ops.get(`s_${r}`, j))),
-            ),
-          ),
+          text(`let right = ${this.#key(plus(early, c), j)};`, products(plus(early, c), j, 'right')),
         ),
       ),
     );
@@ -157,8 +177,13 @@ var l = 0.0;`,
     );
   }
 
+  /** This invocation's scores. */
+  #takeScores(): string {
+    return text(range(this.#width / 4).map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${2 * j}u]);`));
+  }
+
   /**
-   * Online softmax of this invocation's scores. Exponentials do not wait for the maxima: they are taken against the maxima of
+   * Online softmax of the scores taken. Exponentials do not wait for the maxima: they are taken against the maxima of
    * before, and once more if a row's maximum rises by so much that this would not do, which is rare. `between`, the scores of the
    * next tile, stands before them, so that matrix units and exponentials work at the same time.
    */
@@ -177,7 +202,7 @@ var l = 0.0;`,
       .join('\n');
     return text(
       '// P = exp2(scale S - m)',
-      parts.map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${2 * j}u]);\nvar p_${j}: vec4<f32>;`),
+      parts.map((j) => `var p_${j}: vec4<f32>;`),
       'var sum: f32;',
       `if (!${this.isFull('tile')}) {`,
       'let position = params.q_offset + row0 + own_row;',
@@ -208,12 +233,15 @@ l += sum;`,
     );
   }
 
+  /** When rows of the pair's subgroups rose. */
+  #takeRisen(): string {
+    return this.ops.anyOfWorkgroup ? '' : 'let risen_of_pair = vec2<u32>(risen[pair_row / 16u], risen[pair_row / 16u + 1u]);';
+  }
+
   /** Rescales the output where rows of the pair rose. */
   #rescale(): string {
     const { ops } = this;
-    const rises = ops.anyOfWorkgroup
-      ? 'rises'
-      : '(risen[pair_row / 16u] == tile + 1u || risen[pair_row / 16u + 1u] == tile + 1u)';
+    const rises = ops.anyOfWorkgroup ? 'rises' : 'any(risen_of_pair == vec2<u32>(tile + 1u))';
     return text(
       "// O = O exp2(m - m')",
       `if (${rises} && tile > 0u) {`,
@@ -264,27 +292,39 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
     );
   }
 
+  /** The probabilities at step c of the keys, as left_<rows>_<c>. */
+  #probabilitiesAt(c: number): string {
+    const { m, k } = this.t.shape;
+    return text(
+      this.rowMatrices.map((r) => {
+        const offset = `(pair_row + ${r * m}u) * P_STRIDE + ${(c * k) / 8}u`;
+        return `let left_${r}_${c} = ${this.ops.load('Left', 'p_tile', offset, 'P_STRIDE', 'row_major')};`;
+      }),
+    );
+  }
+
+  /** The matrices of V at step c of the keys, as right_<c>_<columns>. */
+  #valuesAt(c: number): string {
+    return text(range(this.outputMatrices).map((j) => `let right_${c}_${j} = ${this.#value(c, j)};`));
+  }
+
+  /** Loads a matrix of V of this subgroup's half of the head dimension. */
+  #value(c: number, j: Index): string {
+    const { n, k } = this.t.shape;
+    const offset = `${c * k}u * KV_STRIDE + side * ${this.d / 16}u + ${wgsl(times(j, n / 8))}`;
+    return this.ops.load('Right', 'v_tile', offset, 'KV_STRIDE', 'row_major');
+  }
+
   /** O += P V for this subgroup's half of the head dimension. */
   #output(): string {
     const { ops } = this;
-    const { m, n, k } = this.t.shape;
+    const products = (c: number, j: Index, right: string): string[] =>
+      this.rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}_${c}`, right, ops.get(`o_${r}`, j))));
     return text(
       '// O += P V',
-      range(this.keyDepth).map((c) =>
-        text(
-          '{',
-          this.rowMatrices.map(
-            (r) =>
-              `let left_${r} = ${ops.load('Left', 'p_tile', `(pair_row + ${r * m}u) * P_STRIDE + ${(c * k) / 8}u`, 'P_STRIDE', 'row_major')};`,
-          ),
-          ops.each('n', this.outputMatrices, (j) =>
-            text(
-              `let right = ${ops.load('Right', 'v_tile', `${c * k}u * KV_STRIDE + side * ${this.d / 16}u + ${wgsl(times(j, n / 8))}`, 'KV_STRIDE', 'row_major')};`,
-              this.rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}`, 'right', ops.get(`o_${r}`, j)))),
-            ),
-          ),
-          '}',
-        ),
+      range(this.outputMatrices).map((j) => text(products(0, j, `right_0_${j}`))),
+      range(this.keyDepth - 1).map((i) =>
+        ops.each('n', this.outputMatrices, (j) => text(`let right = ${this.#value(i + 1, j)};`, products(i + 1, j, 'right'))),
       ),
     );
   }
