@@ -27,7 +27,7 @@ export class PairBody extends TileWriter {
   main(): string {
     const { ops } = this;
     // Steps of the head dimension whose matrices of K are asked for right behind the barrier.
-    const early = Math.min(2, this.depth);
+    const keySteps = Math.min(2, this.depth);
     return indent(
       text(
         this.arrays(),
@@ -63,10 +63,10 @@ var l = 0.0;`,
         this.tileLoop(),
         'workgroupBarrier();',
         this.#takeScores(),
-        range(early).map((c) => this.#keysAt(c)),
+        range(keySteps).map((c) => this.#keysAt(c)),
         this.stage('v'),
         this.early('tile + 1u', this.fetch('v', '(tile + 1u)')),
-        this.#softmax(this.#scores(early)),
+        this.#softmax(this.#scores(keySteps)),
         'workgroupBarrier();',
         this.#takeRisen(),
         range(this.keyDepth).map((c) => this.#probabilitiesAt(c)),
