@@ -13,7 +13,6 @@ import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
-import { recordSlashTiles } from '../../src/index/slash_tiles.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   chooseMatrixTiling,
@@ -29,7 +28,7 @@ import {
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import { attentionRows, relativeError } from '../../src/reference/oracle.js';
 import { encodeSteps } from '../../src/scheduler/submit.js';
-import { checkMatrix } from '../../test/suite/matrix.js';
+import { checkMatrix, indexBindings } from '../../test/suite/matrix.js';
 import { ABLATIONS, ablate, ablatedParts } from './ablate.js';
 import randomSource from './random.wgsl?raw';
 import { makeWorkload, type PatternSizes, SIZES, type Workload } from './workloads.js';
@@ -233,7 +232,6 @@ class Tuner {
     const lse = new Float32Array(w.kernel === 'vertical_slash' ? w.heads * w.seqLen : 4).fill(-1e16);
     const own = [
       this.#upload(params, UNIFORM),
-      this.#upload(entries, STORAGE),
       this.#upload(w.index, STORAGE),
       this.#upload(new Uint32Array(lse.buffer), STORAGE),
     ] as const;
@@ -243,12 +241,9 @@ class Tuner {
     const { q, k, v, o } = this.#tensors;
     const { pipeline, layout } = this.#pipelines.get(this.#shader(w.kernel, t));
     const recorder = new Recorder(device, this.#pool, this.#pipelines);
-    const walked =
-      w.kernel === 'vertical_slash'
-        ? recordSlashTiles(recorder, own[2], entries, { rows: w.seqLen, queryOffset: 0, tile: t.keys })
-        : undefined;
-    const indexed = walked ? [walked.heads, walked.buffer] : [own[1], own[2]];
-    const bindings = [own[0], q, k, v, o, own[3], ...indexed, ...bank];
+    const sizes = { rows: w.seqLen, queryOffset: 0, tile: t.keys };
+    const indexed = indexBindings(recorder, w.kernel, own[1], entries, sizes);
+    const bindings = [own[0], q, k, v, o, own[2], ...indexed, ...bank];
     const group = device.createBindGroup({
       layout,
       entries: bindings.map((buffer, binding) => ({ binding, resource: { buffer } })),

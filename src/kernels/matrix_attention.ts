@@ -163,9 +163,7 @@ class KernelBody extends TileWriter {
     const t = this.t;
     const registers = t.queries === 'registers';
     const body = text(
-      this.arrays(),
-      '// Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.',
-      `var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE - ${t.scorePad}u>;`,
+      this.arrays('Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.'),
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
       '',
       this.opening(),

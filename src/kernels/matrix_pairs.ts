@@ -30,9 +30,7 @@ export class PairBody extends TileWriter {
     const keySteps = Math.min(2, this.depth);
     return indent(
       text(
-        this.arrays(),
-        '// Scores (f32), and in passing queries and output of each subgroup: its half of the columns of its pair.',
-        `var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE - ${this.t.scorePad}u>;`,
+        this.arrays('Scores (f32), and in passing queries and output of each subgroup: its half of the columns of its pair.'),
         'var<workgroup> p_tile: array<vec4<u32>, BLOCK_M * P_STRIDE - 1u>;',
         '// What the output of a row is to be multiplied with, and the step at which rows of a subgroup rose.',
         'var<workgroup> row_factors: array<f32, BLOCK_M>;',
@@ -147,18 +145,18 @@ var l = 0.0;`,
     return this.ops.load('Right', 'k_tile', offset, 'KV_STRIDE', 'col_major');
   }
 
-  /** S = Q K^T for this subgroup's keys of the staged tile; `early` steps of the head dimension are loaded ({@link #keysAt}). */
-  #scores(early = 0): string {
+  /** S = Q K^T for this subgroup's keys of the staged tile; `loaded` steps of the head dimension are loaded ({@link #keysAt}). */
+  #scores(loaded = 0): string {
     const { ops } = this;
     const products = (c: Index, j: Index, right: string): string[] =>
       this.rowMatrices.map((r) => ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), right, ops.get(`s_${r}`, j))));
     return text(
       '// S = Q K^T',
       this.rowMatrices.map((r) => ops.each('n', this.scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
-      range(early).flatMap((c) => range(this.scoreMatrices).map((j) => text(products(c, j, `keys_${c}_${j}`)))),
-      ops.each('c', this.depth - early, (c) =>
+      range(loaded).flatMap((c) => range(this.scoreMatrices).map((j) => text(products(c, j, `keys_${c}_${j}`)))),
+      ops.each('c', this.depth - loaded, (c) =>
         ops.each('n', this.scoreMatrices, (j) =>
-          text(`let right = ${this.#key(plus(early, c), j)};`, products(plus(early, c), j, 'right')),
+          text(`let right = ${this.#key(plus(loaded, c), j)};`, products(plus(loaded, c), j, 'right')),
         ),
       ),
     );

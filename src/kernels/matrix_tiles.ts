@@ -193,11 +193,13 @@ export class TileWriter {
 
   // ---- the kernel's frame
 
-  /** Arrays that all loops share, without the padding behind their last rows. */
-  protected arrays(): string {
+  /** Arrays that all loops share, without the padding behind their last rows; `scores` says what s_tile holds. */
+  protected arrays(scores: string): string {
     return text(
       'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
       'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
+      `// ${scores}`,
+      `var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE - ${this.t.scorePad}u>;`,
     );
   }
 

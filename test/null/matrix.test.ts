@@ -72,6 +72,7 @@ test('unsuitable tilings are refused by name', () => {
   expect(build('vertical_slash', 64, { subgroups: 2, keys: 64 })).toThrow(/64 keys are more than half of 64 invocations/);
   expect(build('vertical_slash', 64, { subgroups: 4, staging: 'overlap' })).toThrow(/overlap staging needs neighbouring keys/);
   expect(build('vertical_slash', 64, { subgroups: 4, keys: 128 })).toThrow(/128 keys span more than a block/);
+  expect(build('dense', 64, { vFirst: true })).toThrow(/only pairs can ask for V first/);
   expect(build('dense', 64, { subgroups: 1, keys: 64 })).toThrow(/64 keys are more than 32 invocations/);
   expect(build('dense', 64, { keys: 64, staging: 'overlap-single' })).toThrow(/overlap-single staging/);
 });

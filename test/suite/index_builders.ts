@@ -2,7 +2,7 @@ import { BufferPool } from '../../src/device/pool.js';
 import { Recorder } from '../../src/device/recorder.js';
 import { type BlockSparseHead, blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../../src/index/block_sparse.js';
 import type { BuiltIndex, IndexLayer } from '../../src/index/layer.js';
-import { recordSlashTiles, slashTilesBytes } from '../../src/index/slash_tiles.js';
+import { recordSlashTiles, type SlashTilesSizes, slashTilesBytes } from '../../src/index/slash_tiles.js';
 import { recordTopK, type TopKList } from '../../src/index/topk.js';
 import {
   recordVerticalSlashIndex,
@@ -586,11 +586,7 @@ interface SlashHead {
 const NO_KEY = 0xffffffff;
 
 /** Runs the conversion of vertical-slash indices to tiles; the words of each head. */
-async function slashTilesOf(
-  ctx: SuiteContext,
-  heads: readonly SlashHead[],
-  sizes: { readonly rows: number; readonly queryOffset: number; readonly tile: number },
-): Promise<Uint32Array[]> {
+async function slashTilesOf(ctx: SuiteContext, heads: readonly SlashHead[], sizes: SlashTilesSizes): Promise<Uint32Array[]> {
   const index: number[] = [];
   const entries = heads.flatMap(({ columns, slashes, band }, head) => {
     const runs = slashRuns(slashes);

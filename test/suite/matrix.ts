@@ -1,3 +1,4 @@
+import type { Recorder } from '../../src/device/recorder.js';
 import {
   MATRIX_FEATURE,
   MATRIX_SHAPES,
@@ -5,7 +6,7 @@ import {
   matrixShapes,
   SUBGROUP_SIZE,
 } from '../../src/device/subgroup_matrix.js';
-import { recordSlashTiles } from '../../src/index/slash_tiles.js';
+import { recordSlashTiles, type SlashTilesSizes } from '../../src/index/slash_tiles.js';
 import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
@@ -52,6 +53,19 @@ interface HeadIndex {
 
 // Filling for index words that no kernel may read: as a key or block number it lies far outside.
 const JUNK = 0x7ffffff0;
+
+/** The head entries and the index as a matrix kernel binds them: vertical-slash reads tiles, which are recorded. */
+export function indexBindings(
+  rec: Recorder,
+  kernel: MatrixKernel,
+  index: GPUBuffer,
+  entries: Uint32Array<ArrayBuffer>,
+  sizes: SlashTilesSizes,
+): readonly GPUBuffer[] {
+  if (kernel !== 'vertical_slash') return [rec.constant('heads', entries, 'storage'), index];
+  const { heads, buffer } = recordSlashTiles(rec, index, entries, sizes);
+  return [heads, buffer];
+}
 
 /**
  * A random pattern of one head, made to hit run gaps of 64 and 65 and columns inside and outside of runs.
@@ -184,11 +198,8 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
   const emulated = !device.features.has(MATRIX_FEATURE);
   const recorder = recorderOf(device);
   const pass = (kernel: MatrixKernel, tiling: MatrixTiling, writesLse: boolean) => {
-    const walked =
-      kernel === 'vertical_slash'
-        ? recordSlashTiles(recorder, indexBuffer, entryWords, { rows: queries, queryOffset: offset, tile: tiling.keys })
-        : undefined;
-    const indexed = walked ? [walked.heads, walked.buffer] : [recorder.constant('heads', entryWords, 'storage'), indexBuffer];
+    const sizes = { rows: queries, queryOffset: offset, tile: tiling.keys };
+    const indexed = indexBindings(recorder, kernel, indexBuffer, entryWords, sizes);
     const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
     const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
     const tiles = Math.ceil(queries / matrixBlockM(tiling));
