@@ -47,8 +47,8 @@ export const PRODUCT_ABLATIONS: Ablations = {
   'near words': (code) => code.replace(/\(k0 \+ (2u \* )?DEPTH\) \/ 8u/g, '(k0 % 128u) / 8u'),
   'no staging': noStaging,
   'no barriers': (code) => code.replace(/^\s*workgroupBarrier\(\);$/gm, ''),
-  'one A load': (code) => code.replace(/(subgroupMatrixLoad<Left, row_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
-  'one W load': (code) => code.replace(/(subgroupMatrixLoad<Right, col_major>\(&tile, )[^;]*, STRIDE\)/g, '$10u, STRIDE)'),
+  'one A load': (code) => code.replace(/(subgroupMatrixLoad<Left, row_major>\(&tile, )[^;]*, A_STRIDE\)/g, '$10u, A_STRIDE)'),
+  'one W load': (code) => code.replace(/(subgroupMatrixLoad<Right, col_major>\(&tile, )[^;]*, W_STRIDE\)/g, '$10u, W_STRIDE)'),
   'neither fetch nor staging': (code) => noStaging(noFetch(code)),
 };
 

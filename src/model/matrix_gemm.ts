@@ -33,14 +33,17 @@ export function gemmSubgroups(t: MatrixGemmTiling): number {
   return (t.blockM / t.subgroupM) * (t.blockN / t.subgroupN);
 }
 
-/** 16-byte words of a staged row: padded, so that neighbouring rows fall into different banks. */
-function rowWords(t: MatrixGemmTiling): number {
-  return t.depth / 8 + 1;
+/**
+ * 16-byte words from one row of a staged tile to the next. Strips of 16 rows lie side by side, so that one word of padding a row puts
+ * neighbouring rows into different banks, whatever the number of strips.
+ */
+function tileStride(t: MatrixGemmTiling, rows: number): number {
+  return ((rows / 16) * t.depth) / 8 + 1;
 }
 
 /** 16-byte words of the staged tiles. */
 function tileWords(t: MatrixGemmTiling): number {
-  return (t.blockM + t.blockN) * rowWords(t);
+  return 16 * (tileStride(t, t.blockM) + tileStride(t, t.blockN));
 }
 
 /** Bytes of workgroup memory that a tiling takes. */
@@ -57,12 +60,12 @@ function sliceColumns(t: MatrixGemmTiling): number {
 }
 
 /**
- * 32-bit registers per invocation that a tiling keeps live: accumulators, the operands of two steps, the fetched words, and some 24
- * for addresses. An estimate: compilers add their own.
+ * 32-bit registers per invocation that a tiling keeps live: accumulators, matrices of A of two steps and of W of one, the fetched
+ * words, and some 24 for addresses. An estimate: compilers add their own.
  */
 export function gemmRegisters(t: MatrixGemmTiling): number {
   const accumulators = (t.subgroupM * t.subgroupN) / SUBGROUP_SIZE;
-  const operands = ((t.subgroupM + t.subgroupN) * t.shape.k) / SUBGROUP_SIZE;
+  const operands = ((2 * t.subgroupM + t.subgroupN) * t.shape.k) / 2 / SUBGROUP_SIZE;
   const fetched = ((t.blockM + t.blockN) * t.depth) / 2 / (gemmSubgroups(t) * SUBGROUP_SIZE);
   return accumulators + operands + fetched + 24;
 }
@@ -73,7 +76,9 @@ export function gemmTilingProblem(t: MatrixGemmTiling): string | undefined {
   if (t.blockM % t.subgroupM !== 0 || t.blockN % t.subgroupN !== 0) return 'subgroups do not divide the block';
   if (t.subgroupM % 16 !== 0 || t.subgroupM % m !== 0)
     return `${t.subgroupM} rows are not whole matrices of ${m} and strips of 16`;
-  if (t.subgroupN % n !== 0 || t.subgroupN % 4 !== 0) return `${t.subgroupN} columns are not whole matrices of ${n}`;
+  if (t.subgroupN % 16 !== 0 || t.subgroupN % n !== 0)
+    return `${t.subgroupN} columns are not whole matrices of ${n} and strips of 16`;
+  if (t.subgroupN < 2 * n) return `${t.subgroupN} columns are fewer than two matrices`;
   if (t.depth % k !== 0) return `a depth of ${t.depth} is not whole matrices of ${k}`;
   if (gemmSubgroups(t) * 16 * (sliceColumns(t) / 4 + 1) > tileWords(t)) return 'results do not fit where the tiles were';
   return undefined;
@@ -104,18 +109,20 @@ const tiling = (
 /**
  * The tilings to measure, the fastest on an H100 first (bench/NOTES.md). A multiprocessor of an H100 reads 128 bytes of
  * workgroup memory a clock, about 24 of second-level cache, and multiplies at most 2760 FLOPs. A subgroup's tile of M x N
- * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 192 x 128 is bounded
- * by 414 TFLOPS, 128 x 128 by 347. Rows of 64 columns are whole cache lines; rows of 32 are not.
+ * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 160 x 192 is bounded
+ * by 470 TFLOPS, 192 x 128 by 414, 128 x 128 by 347. Rows of 64 columns are whole cache lines; rows of 32 are not.
  *
  * | block | subgroup | subgroups | registers | KiB at a depth of 32, 64 |
  * | --- | --- | --- | --- | --- |
- * | 192 x 128 | 48 x 64 | 8 | 216 | 25, 45 |
- * | 256 x 128 | 64 x 64 | 8 | 240 | 30, 54: too much for 48 |
- * | 128 x 128 | 64 x 32 | 8 | 168 | 20, 36 |
+ * | 160 x 192 | 80 x 48 | 8 | 240 | 23, 45 |
+ * | 192 x 128 | 48 x 64 | 8 | 200 | 21, 41 |
+ * | 256 x 128 | 64 x 64 | 8 | 224 | 25, 49: too much for 48 |
+ * | 128 x 128 | 64 x 32 | 8 | 160 | 17, 33 |
  */
 export const GEMM_TILINGS: readonly GemmTilingShape[] = [
+  tiling([160, 192], [80, 48], 64),
+  tiling([192, 160], [48, 80], 64),
   tiling([192, 128], [48, 64], 64),
-  tiling([192, 128], [96, 32], 64),
   tiling([128, 192], [64, 48], 64),
   tiling([256, 128], [64, 64], 32),
   tiling([128, 128], [64, 32], 64),
@@ -157,11 +164,12 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
  *
  * A workgroup computes blockM x blockN elements, each of its subgroups subgroupM x subgroupN of them, in matrices that
  * are variables of their own: arrays of matrices land in local memory. Each step of `depth` columns stages both operands
- * in workgroup memory, and the words of the next one are on their way meanwhile. A subgroup keeps the operands of two steps of k in
- * registers: it multiplies one while it loads the other, and the last ones of a tile while the next one is staged, so that one buffer
- * does. At the end the sums pass through the same memory, 16 rows at a time, since elements of a matrix cannot be reached.
+ * in workgroup memory, and the words of the next one are on their way meanwhile. A subgroup loads a matrix of W for the next step of k
+ * as soon as it has multiplied with that of this step, and those of A a step ahead; the last products of a tile stand beside the
+ * staging of the next one, and in front of its loads, so that one buffer does. At the end the sums pass through the same memory, 16
+ * rows at a time, since elements of a matrix cannot be reached.
  *
- * Rows past the end repeat the last one; their results are not stored. n, and the columns and stride of C, must be
+ * Rows past the end are whatever lies there, or zeros; their results are not stored. n, and the columns and stride of C, must be
  * multiples of 4, k one of `depth`; A is f16. Bindings: 0 params (GemmParams), 1 weights, 2 A, 3 bias, 4 C.
  * Workgroups: (m / blockM, n / blockN), rounded up.
  *
@@ -185,7 +193,9 @@ export function matrixGemmShader(
       DEPTH: t.depth,
       DEPTH8: t.depth / 8,
       GROUP: Math.ceil((t.groupRows ?? 2304) / t.blockM),
-      STRIDE: rowWords(t),
+      A_STRIDE: tileStride(t, t.blockM),
+      W_STRIDE: tileStride(t, t.blockN),
+      W_TILE: 16 * tileStride(t, t.blockM),
       SLICE4: sliceColumns(t) / 4,
       SLICE_STRIDE: sliceColumns(t) / 4 + 1,
     },
@@ -227,6 +237,8 @@ fn weight_word(row: u32, group: u32) -> vec4<u32> {
   return vec4<u32>(pack2x16float(w.lo.xy), pack2x16float(w.lo.zw), pack2x16float(w.hi.xy), pack2x16float(w.hi.zw));
 }`;
 
+type Operand = 'a' | 'w';
+
 function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean, ops: MatrixOps): string {
   const { m, n, k } = t.shape;
   const threads = gemmSubgroups(t) * SUBGROUP_SIZE;
@@ -234,97 +246,113 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   const columnMatrices = t.subgroupN / n;
   const d8 = t.depth / 8;
 
-  /** `visit` for each 16-byte word of A and W that an invocation stages. */
-  const eachWord = (visit: (name: string, line: string, group: string, of: 'a' | 'w') => string): string[] =>
+  /**
+   * The row of a 16-byte word of a tile. Eight neighbours store words of eight banks: those of a row of 8, or of two rows of 4 that are
+   * four rows apart.
+   */
+  const lineOf = (word: string): string =>
+    d8 === 8 ? `(${word} / 8u)` : `(${word} / 32u * 8u + ${word} / 8u % 4u + ${word} / 4u % 2u * 4u)`;
+  const [line, group] = [lineOf('thread'), 'thread % DEPTH8'];
+  /** Rows that all invocations together take at a time. */
+  const turn = threads / d8;
+  /** Statements for each 16-byte word of A and W that an invocation stages, `i * turn` rows below its first one. */
+  const eachWord = (visit: (name: string, of: Operand, i: number) => string): string[] =>
     (['a', 'w'] as const).flatMap((of) => {
       const words = (of === 'a' ? t.blockM : t.blockN) * d8;
       return range(Math.ceil(words / threads)).map((i) => {
-        const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
-        // Eight neighbours store words of eight banks: those of a row of 8, or of two rows of 4 that are four rows apart.
-        const line = d8 === 8 ? `(${word} / 8u)` : `(${word} / 32u * 8u + ${word} / 8u % 4u + ${word} / 4u % 2u * 4u)`;
-        const body = visit(`${of}_next_${i}`, line, `(${word} % DEPTH8)`, of);
-        return (i + 1) * threads > words ? `if (${word} < ${words}u) {\n${body}\n}` : body;
+        const body = visit(`${of}_next_${i}`, of, i);
+        return (i + 1) * threads > words ? `if (thread + ${i * threads}u < ${words}u) {\n${body}\n}` : body;
       });
     });
-  const declare = range(Math.ceil((t.blockM * d8) / threads))
-    .map((i) => `var a_next_${i} = vec4<u32>();`)
-    .concat(range(Math.ceil((t.blockN * d8) / threads)).map((i) => `var w_next_${i} = vec4<u32>();`));
+  const declare = (['a', 'w'] as const).flatMap((of) =>
+    range(Math.ceil(((of === 'a' ? t.blockM : t.blockN) * d8) / threads)).map((i) => `var ${of}_next_${i} = vec4<u32>();`),
+  );
   const fetch = (k0: string): string[] =>
-    eachWord((name, line, group, of) =>
+    eachWord((name, of, i) =>
       of === 'a'
-        ? `${name} = a[(params.a_base + min(row0 + ${line}, params.m - 1u) * params.a_stride) / 2u + ${k0} / 8u + ${group}];`
-        : `${name} = weight_word(min(column0 + ${line}, params.n - 1u), ${k0} / 8u + ${group});`,
+        ? `${name} = a[params.a_base / 2u + (row0 + ${line} + ${i * turn}u) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`
+        : `${name} = weight_word(column0 + ${line} + ${i * turn}u, ${k0} / 8u + ${group});`,
     );
-  const stage = eachWord(
-    (name, line, group, of) => `tile[(${of === 'w' ? 'BLOCK_M + ' : ''}${line}) * STRIDE + ${group}] = ${name};`,
+  /** Where a row of a tile begins. */
+  const rowAt = (of: Operand, row: string): string =>
+    `${of === 'a' ? '' : 'W_TILE + '}${row} % 16u * ${of === 'a' ? 'A_STRIDE' : 'W_STRIDE'} + ${row} / 16u * DEPTH8`;
+  // Words that lie whole strips apart are in the same row of the strips: one address does for all.
+  const places = (['a', 'w'] as const).map((of) => `let ${of}_place = ${rowAt(of, line)} + ${group};`);
+  const stage = eachWord((name, of, i) =>
+    turn % 16 === 0
+      ? `tile[${of}_place + ${(i * turn * d8) / 16}u] = ${name};`
+      : `tile[${rowAt(of, `(${line} + ${i * turn}u)`)} + ${group}] = ${name};`,
   );
   /** Part `i` of `count` of a list. */
   const part = (list: readonly string[], i: number, count: number): string[] =>
     list.slice(Math.floor((i * list.length) / count), Math.floor(((i + 1) * list.length) / count));
   const sums = rowMatrices.map((i) => ops.declare(`c_${i}`, 'Result', columnMatrices));
+  const operands = [
+    ops.declare('left_0', 'Left', t.subgroupM / m),
+    ops.declare('left_1', 'Left', t.subgroupM / m),
+    ops.declare('right', 'Right', columnMatrices),
+  ];
   const steps = t.depth / k;
-  /** Operands of a step into set `step % 2`. */
-  const loadStep = (step: number): string => {
-    const operand = (list: string, index: Index, type: 'Left' | 'Right', row: string): string =>
-      ops.loadInto(
-        `${list}_${step % 2}`,
-        index,
-        type,
-        'tile',
-        `(${row}) * STRIDE + ${(step * k) / 8}u`,
-        'STRIDE',
-        type === 'Left' ? 'row_major' : 'col_major',
-      );
-    return lines(
-      rowMatrices.map((i) => operand('left', i, 'Left', `subgroup_row + ${i * m}u`)),
-      ops.each('j', columnMatrices, (j) => operand('right', j, 'Right', `BLOCK_M + subgroup_column + ${wgsl(times(j, n))}`)),
+  /** Loads the matrices of A of a step into set `step % 2`. */
+  const loadLeft = (step: number): string =>
+    lines(
+      rowMatrices.map((i) => {
+        const at = `subgroup_row / 16u * DEPTH8 + ${Math.floor((i * m) / 16) * d8}u + ${(i * m) % 16}u * A_STRIDE`;
+        return ops.loadInto(`left_${step % 2}`, i, 'Left', 'tile', `${at} + ${(step * k) / 8}u`, 'A_STRIDE', 'row_major');
+      }),
     );
+  /** Loads the j-th matrix of W of a step. */
+  const loadRight = (step: number, j: Index): string => {
+    const row = times(j, n);
+    const at =
+      typeof row === 'number'
+        ? `${Math.floor(row / 16) * d8}u + ${row % 16}u * W_STRIDE`
+        : `${row} / 16u * DEPTH8 + ${row} % 16u * W_STRIDE`;
+    const offset = `W_TILE + subgroup_column / 16u * DEPTH8 + ${at} + ${(step * k) / 8}u`;
+    return ops.loadInto('right', j, 'Right', 'tile', offset, 'W_STRIDE', 'col_major');
   };
-  /** Products of a set and of one column. */
-  const products = (set: number, j: Index): string[] =>
-    rowMatrices.map((i) =>
-      ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${set}`, i), ops.get(`right_${set}`, j), ops.get(`c_${i}`, j))),
+  /** Products of a step and of one column of matrices. */
+  const products = (step: number, j: Index): string =>
+    lines(
+      rowMatrices.map((i) =>
+        ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${step % 2}`, i), ops.get('right', j), ops.get(`c_${i}`, j))),
+      ),
     );
-  /** Columns of products of the last but one step of a tile that stand in front of the barrier before the staging: warps wait less. */
-  const ahead = columnMatrices >> 1;
-  /** Products of a set and of columns from `start` to `end`, other statements between, so that stores do not queue up in front. */
-  const multiplyColumns = (set: number, start: number, end: number, others: readonly string[] = []): string =>
-    lines(range(end - start).map((column) => lines(products(set, start + column), part(others, column, end - start))));
-  /** Products of a set, all columns. */
-  const multiply = (set: number): string => ops.each('j', columnMatrices, (j) => lines(products(set, j)));
+  /** Statements for columns of matrices from `start` on. */
+  const eachColumn = (start: number, visit: (j: Index) => string): string =>
+    ops.each('j', columnMatrices - start, (j) => visit(plus(start, j)));
+  const last = steps - 1;
+  // Columns of a tile's last products that stand beside the staging of the next one. The others stand in front of its first loads.
+  const beside = columnMatrices >> 1;
   // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
   // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
   // first and the staging, so that each word is fetched when the one before it has been stored.
   const guarded = (ahead: string, words: readonly string[]): string => lines(`if (${ahead} < params.k) {`, words, '}');
   const exchanges = steps <= 2;
-  const exchange = (columns: number): string[] => {
-    const words = fetch('(k0 + 2u * DEPTH)');
-    return range(columns).map((i) => lines(part(stage, i, columns), guarded('k0 + 2u * DEPTH', part(words, i, columns))));
-  };
+  const exchange = (i: number): string =>
+    lines(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(fetch('(k0 + 2u * DEPTH)'), i, beside)));
   const loop = lines(
-    [0, 1].flatMap((set) => [
-      ops.declare(`left_${set}`, 'Left', t.subgroupM / m),
-      ops.declare(`right_${set}`, 'Right', columnMatrices),
-    ]),
+    operands,
     fetch('0u'),
     stage,
     exchanges ? guarded('DEPTH', fetch('DEPTH')) : '',
     'for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {',
     'workgroupBarrier();',
-    range(steps - 1).map((step) =>
+    loadLeft(0),
+    ops.each('j', beside, (j) => loadRight(0, j)),
+    // Products of the tile before: zeros before the first one.
+    eachColumn(beside, (j) => lines(products(last, j), loadRight(0, j))),
+    exchanges ? '' : guarded('k0 + DEPTH', fetch('(k0 + DEPTH)')),
+    range(last).map((step) =>
       lines(
-        loadStep(step),
-        // At first those of the last step of the tile before (zeros before the first tile).
-        multiply((step + 1) % 2),
-        step === 0 && !exchanges ? guarded('k0 + DEPTH', fetch('(k0 + DEPTH)')) : '',
+        loadLeft(step + 1),
+        eachColumn(0, (j) => lines(products(step, j), loadRight(step + 1, j))),
       ),
     ),
-    loadStep(steps - 1),
-    multiplyColumns(steps % 2, 0, ahead),
     'workgroupBarrier();',
-    multiplyColumns(steps % 2, ahead, columnMatrices, exchanges ? exchange(columnMatrices - ahead) : stage),
+    range(beside).map((j) => lines(products(last, j), exchanges ? exchange(j) : part(stage, j, beside))),
     '}',
-    multiply((steps + 1) % 2),
+    eachColumn(beside, (j) => products(last, j)),
   );
 
   const slice = sliceColumns(t);
@@ -376,6 +404,7 @@ let column0 = place / here * BLOCK_N;
 let subgroup_row = (subgroup / ${t.blockN / t.subgroupN}u) * ${t.subgroupM}u;
 let subgroup_column = (subgroup % ${t.blockN / t.subgroupN}u) * ${t.subgroupN}u;
 let scratch = subgroup * 16u * SLICE_STRIDE;`,
+    places,
     sums,
     declare,
     loop,
