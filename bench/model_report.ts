@@ -126,7 +126,7 @@ export function report(file: ModelFile): string {
           'Where fewer layers ran than the model has, for memory or for time, they are spread over the model, and the whole model is their time scaled up (≈).',
         ]
       : []),
-    `Ceiling of the products: ${file.ceilings['matrix'] ? 'subgroup matrices' : 'f32 multiply-adds'}.`,
+    `Ceiling of the products: ${file.ceilings['matrix'] ? 'subgroup matrices' : 'f32 multiply-adds'}.${sustained(rows, file.ceilings)}`,
     ...choices,
     ...(kernels.length > 0 ? [`Kernels of the products: ${kernels.join('; ')}.`] : []),
   ];
@@ -138,6 +138,14 @@ Ceilings (TFLOPS; copy in GB/s): ${list(file.ceilings)}.
 ${notes.join('\n')}
 
 ${toMarkdown(rows)}${file.absent.map((a) => `\nAbsent: ${a.impl}, ${a.reason}\n`).join('')}`;
+}
+
+/** What the products reach of the rate that the device's power allows for longer than a burst, where that was measured. */
+function sustained(rows: readonly ModelRow[], { matrixSustained }: ModelFile['ceilings']): string {
+  const rates = rows.flatMap((r) => (r.impl === 'ours' ? (r.gemmTflops ?? []) : []));
+  if (matrixSustained === undefined || rates.length === 0) return '';
+  const [least, most] = [Math.min(...rates), Math.max(...rates)].map((x) => ((100 * x) / matrixSustained).toFixed(1));
+  return ` Of what it sustains, ${matrixSustained.toPrecision(4)} TFLOPS after a second and a half, they reach ${least} to ${most}%.`;
 }
 
 /** Rows as CSV, with a header. */

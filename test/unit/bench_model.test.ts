@@ -1,6 +1,6 @@
 import { expect, inject, test } from 'vitest';
 import { defaultChunk } from '../../bench/model.js';
-import { type ModelRow, toCsv, toMarkdown } from '../../bench/model_report.js';
+import { type ModelFile, type ModelRow, report, toCsv, toMarkdown } from '../../bench/model_report.js';
 import { randomBlock, SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
 import type { ModelConfig, WeightType } from '../../src/model/types.js';
 import { dequantize } from '../../src/reference/quant.js';
@@ -75,4 +75,19 @@ test('tables tell the chunk of each row', () => {
   const [names = '', ...values] = toCsv(rows).trim().split('\n');
   const column = names.split(',').indexOf('chunk');
   expect(values.map((line) => line.split(',')[column])).toEqual(['4096', '32768', '']);
+});
+
+test('a report tells what products reach of the sustained ceiling, where that was measured', () => {
+  const row = (gemmTflops: number): ModelRow => ({
+    ...{ impl: 'ours', pattern: 'dense', tier: 'matrix', seqLen: 8192, heads: 4, headDim: 64, dtype: 'f16', params: {} },
+    ...{ layers: 1, ofLayers: 1, wallMs: 10, repetitions: 1, gemmTflops },
+  });
+  const file = (ceilings: ModelFile['ceilings']): ModelFile => ({
+    ...{ device: 'a GPU', date: '2026-01-01', software: {}, ceilings, absent: [], model: 'a model', synthetic: true },
+    rows: [row(300), row(330)],
+  });
+  expect(report(file({ matrix: 600, matrixSustained: 500 }))).toContain(
+    'Of what it sustains, 500.0 TFLOPS after a second and a half, they reach 60.0 to 66.0%.',
+  );
+  expect(report(file({ matrix: 600 }))).not.toContain('sustains');
 });
