@@ -55,6 +55,7 @@ interface Options {
   readonly peersFrom: number;
   readonly partSeconds: number;
   readonly tilings?: string;
+  readonly toggles?: string;
 }
 
 /** Parses a comma-separated list of names. */
@@ -120,13 +121,17 @@ async function runOurs(device: GPUDevice, options: Options, add: (part: Partial<
 
 /** Measures the parts that the options ask for, and writes JSON, CSV, Markdown and SVG after each result. */
 async function run(suite: string, options: Options): Promise<void> {
-  const device = await openNodeDevice();
+  const toggles = options.toggles?.split(',') ?? [];
+  const device = await openNodeDevice({ toggles });
   const profile = profileDevice(device);
   const model = deviceModel(profile);
   const date = new Date().toISOString().slice(0, 10);
-  const path = `${options.out}/${deviceSlug(model)}-${suite}`;
+  const path = `${options.out}/${[deviceSlug(model), suite, ...toggles.map((t) => t.replaceAll('_', '-'))].join('-')}`;
   const earlier = options.merge ? readEarlier(`${path}.json`, model, date) : undefined;
-  const software = { node: process.version, adapter: profile.name, 'minference-webgpu': '0.1.0' };
+  const software = {
+    ...{ node: process.version, adapter: profile.name, 'minference-webgpu': '0.1.0' },
+    ...(options.toggles ? { toggles: options.toggles } : {}),
+  };
   let fresh: BenchFile = { device: model, date, software, ceilings: {}, rows: [], absent: [] };
   const add = async ({ rows = [], absent = [], ...part }: Partial<BenchFile>): Promise<void> => {
     fresh = {
@@ -208,6 +213,7 @@ for (const suite of SUITES) {
     .option('--check-rows <n>', 'rows checked against the oracle; 0: none', Number, 8)
     .option('--scale <x>', 'size of the ceiling measurements, 1 on a GPU', Number, 1)
     .option('--tilings <file>', 'tilings of the matrix tier that `tune --best` wrote')
+    .option('--toggles <list>', "more of Dawn's toggles, such as disable_robustness, also in the name of the results")
     .option('--peers <folder>', "the peers' files", '.gpu/peers')
     .option('--peers-from <n>', 'shortest length for peers', Number, 16_384)
     .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)

@@ -64,6 +64,7 @@ interface Options {
   readonly sparse: string;
   readonly tilings: string;
   readonly more?: string;
+  readonly toggles?: string;
   readonly syncs: string;
   readonly shapes: string;
   readonly sizes: string;
@@ -324,7 +325,7 @@ function table(rows: readonly Row[]): string {
 }
 
 async function main(options: Options): Promise<void> {
-  const device = await openNodeDevice({ optionalFeatures: [MATRIX_FEATURE] });
+  const device = await openNodeDevice({ optionalFeatures: [MATRIX_FEATURE], toggles: options.toggles?.split(',') ?? [] });
   const profile = profileDevice(device, 'f16');
   const emulate = options.emulate === true;
   const [headDim, heads, passes, samples] = [options.headDim, options.heads, options.passes, options.rows].map(Number) as [
@@ -483,6 +484,7 @@ export function addTuneCommand(program: Command): void {
       '--more <file>',
       'more tilings to try, a JSON list of what differs from the first one, for each matrix shape unless it names one',
     )
+    .option('--toggles <list>', "more of Dawn's toggles, such as disable_robustness")
     .option('--syncs <list>', 'ways of ordering', 'subgroup,workgroup')
     .option('--shapes <list>', 'matrix shapes', '16x8x16,16x16x16')
     .option('--sizes <list>', 'init,local,columns,slashes,blocks', '')

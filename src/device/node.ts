@@ -1,6 +1,6 @@
 import { create, globals } from 'webgpu';
 import { MinferenceError } from '../errors.js';
-import { type OpenDeviceOptions, openDevice } from './open.js';
+import { type OpenDeviceOptions, openDevice, rememberUnchecked } from './open.js';
 
 /** Options of {@link openNodeDevice}. */
 export interface OpenNodeDeviceOptions extends Omit<OpenDeviceOptions, 'gpu'> {
@@ -8,7 +8,10 @@ export interface OpenNodeDeviceOptions extends Omit<OpenDeviceOptions, 'gpu'> {
   readonly backend?: string;
   /** Part of the name of the adapter to use. */
   readonly adapter?: string;
-  /** More Dawn toggles to enable. */
+  /**
+   * More Dawn toggles to enable. `disable_robustness` leaves out the checks of loads and stores that WGSL promises: faster by some
+   * percent on NVIDIA (bench/NOTES.md), for servers that run no shaders but their own.
+   */
   readonly toggles?: readonly string[];
 }
 
@@ -42,6 +45,8 @@ export function createNodeGpu(options: OpenNodeDeviceOptions = {}): GPU {
  *
  * @throws {@link MinferenceError} `unsupported` when Dawn finds no adapter.
  */
-export function openNodeDevice(options: OpenNodeDeviceOptions = {}): Promise<GPUDevice> {
-  return openDevice({ ...options, gpu: createNodeGpu(options) });
+export async function openNodeDevice(options: OpenNodeDeviceOptions = {}): Promise<GPUDevice> {
+  const device = await openDevice({ ...options, gpu: createNodeGpu(options) });
+  if (options.toggles?.includes('disable_robustness')) rememberUnchecked(device);
+  return device;
 }

@@ -15,6 +15,19 @@ export interface OpenDeviceOptions {
   readonly optionalFeatures?: readonly string[];
 }
 
+// Devices whose shaders run without WGSL's checks of loads and stores.
+const unchecked = new WeakSet<GPUDevice>();
+
+/** Notes that a device was opened with Dawn's toggle `disable_robustness`. */
+export function rememberUnchecked(device: GPUDevice): void {
+  unchecked.add(device);
+}
+
+/** Whether loads past the end of a buffer are safe on a device, as WGSL promises. */
+export function isChecked(device: GPUDevice): boolean {
+  return !unchecked.has(device);
+}
+
 const USEFUL_FEATURES = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'];
 
 /**

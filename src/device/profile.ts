@@ -1,6 +1,7 @@
 import { invalidArgument, MinferenceError } from '../errors.js';
 import type { AttentionTiling } from '../kernels/attention.js';
 import type { MatrixKernel, MatrixTiling } from '../kernels/matrix_config.js';
+import { isChecked } from './open.js';
 import { type MatrixShape, type MatrixSync, matrixShapes, matrixSync } from './subgroup_matrix.js';
 
 /** Every tier, least demanding first. */
@@ -34,6 +35,8 @@ export interface DeviceProfile {
   /** What the matrix tier has to work with; only in that tier. */
   readonly matrix?: { readonly shapes: readonly MatrixShape[]; readonly sync: MatrixSync };
   readonly tilings?: TilingOverrides;
+  /** Whether loads past the end of a buffer are safe, as WGSL promises: not with Dawn's toggle `disable_robustness`. */
+  readonly checked: boolean;
   /** A CPU pretending to be a GPU: work is cut into much smaller pieces. */
   readonly software: boolean;
   /** For people: vendor, architecture and description as far as the browser tells them. */
@@ -90,6 +93,7 @@ export function profileDevice(device: GPUDevice, tier?: Tier | 'auto', adapterIn
     subgroups: device.features.has('subgroups' as GPUFeatureName),
     subgroupMinSize: info.subgroupMinSize || 1,
     limits: device.limits,
+    checked: isChecked(device),
     software: info.isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|software|warp/i.test(name),
     name,
   };

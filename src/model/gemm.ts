@@ -164,7 +164,7 @@ export function productShader(
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
   if (tiling && aligned && kernels.activation === 'f16' && rows > 16) {
     return {
-      shader: matrixGemmShader(tiling, type, output, matrix.bias),
+      shader: matrixGemmShader(tiling, type, output, matrix.bias, undefined, kernels.profile.checked),
       workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil(part.rows / tiling.blockN)],
     };
   }

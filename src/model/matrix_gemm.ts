@@ -169,7 +169,8 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
  * staging of the next one, and in front of its loads, so that one buffer does. At the end the sums pass through the same memory, 16
  * rows at a time, since elements of a matrix cannot be reached.
  *
- * Rows past the end are whatever lies there, or zeros; their results are not stored. n, and the columns and stride of C, must be
+ * Rows past the end are whatever lies there, or zeros where no buffer is; their results are not stored. So WGSL's checks of loads save
+ * a minimum a word; without them (`checked` false) rows past the end repeat the last one. n, and the columns and stride of C, must be
  * multiples of 4, k one of `depth`; A is f16. Bindings: 0 params (GemmParams), 1 weights, 2 A, 3 bias, 4 C.
  * Workgroups: (m / blockM, n / blockN), rounded up.
  *
@@ -181,6 +182,7 @@ export function matrixGemmShader(
   output: ProductOutput,
   bias: boolean,
   ops: MatrixOps = nativeOps(t.shape, 'workgroup'),
+  checked = true,
 ): ShaderSpec {
   const problem = gemmTilingProblem(t);
   if (problem) throw invalidArgument('tiling', t, `a possible tiling: ${problem}`);
@@ -202,11 +204,11 @@ export function matrixGemmShader(
   });
   const enables = head.slice(0, head.indexOf('const '));
   const spec: Omit<ShaderSpec, 'code'> = {
-    label: `gemm matrix ${type} ${output} ${gemmTilingName(t)} ${ops.name}${bias ? ' bias' : ''}`,
+    label: `gemm matrix ${type} ${output} ${gemmTilingName(t)} ${ops.name}${bias ? ' bias' : ''}${checked ? '' : ' clamped'}`,
     bindings: ['uniform', 'read', 'read', 'read', 'write', ...ops.bindings],
   };
   return lazyShader(spec, () => {
-    const main = mainFunction(t, output, bias, ops);
+    const main = mainFunction(t, output, bias, ops, checked);
     return [
       enables + ops.directives,
       head.slice(enables.length),
@@ -239,7 +241,7 @@ fn weight_word(row: u32, group: u32) -> vec4<u32> {
 
 type Operand = 'a' | 'w';
 
-function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean, ops: MatrixOps): string {
+function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean, ops: MatrixOps, checked: boolean): string {
   const { m, n, k } = t.shape;
   const threads = gemmSubgroups(t) * SUBGROUP_SIZE;
   const rowMatrices = range(t.subgroupM / m);
@@ -268,11 +270,14 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
     range(Math.ceil(((of === 'a' ? t.blockM : t.blockN) * d8) / threads)).map((i) => `var ${of}_next_${i} = vec4<u32>();`),
   );
   const fetch = (k0: string): string[] =>
-    eachWord((name, of, i) =>
-      of === 'a'
-        ? `${name} = a[params.a_base / 2u + (row0 + ${line} + ${i * turn}u) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`
-        : `${name} = weight_word(column0 + ${line} + ${i * turn}u, ${k0} / 8u + ${group});`,
-    );
+    eachWord((name, of, i) => {
+      const [start, count] = of === 'a' ? ['row0', 'params.m'] : ['column0', 'params.n'];
+      const any = `${start} + ${line} + ${i * turn}u`;
+      const row = checked ? any : `min(${any}, ${count} - 1u)`;
+      return of === 'a'
+        ? `${name} = a[params.a_base / 2u + (${row}) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`
+        : `${name} = weight_word(${row}, ${k0} / 8u + ${group});`;
+    });
   /** Where a row of a tile begins. */
   const rowAt = (of: Operand, row: string): string =>
     `${of === 'a' ? '' : 'W_TILE + '}${row} % 16u * ${of === 'a' ? 'A_STRIDE' : 'W_STRIDE'} + ${row} / 16u * DEPTH8`;
