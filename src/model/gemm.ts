@@ -1,3 +1,4 @@
+import dequantize from '../../shaders/model/dequantize.wgsl?raw';
 import gemm from '../../shaders/model/gemm.wgsl?raw';
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
 import gemv from '../../shaders/model/gemv.wgsl?raw';
@@ -19,6 +20,8 @@ export interface ModelKernels {
   readonly activation: DType;
   /** Tiling of the products on subgroup matrices; undefined: they are not used. */
   readonly matrix?: MatrixGemmTiling | undefined;
+  /** Products of so many rows and more turn weights into f16 first, once, instead of in every workgroup. Default: none do. */
+  readonly dequantizeFrom?: number;
 }
 
 /** Rows of a weight matrix, in a buffer of their own. */
@@ -54,6 +57,15 @@ export interface Product {
 
 /** Most rows that the matrix-vector kernel does. */
 export const GEMV_ROWS = 4;
+
+/**
+ * Rows from which products on subgroup matrices gain when weights become f16 first ({@link ModelKernels.dequantizeFrom}): 8 bits and
+ * less cost an H100 a third of its rate in the kernel, and writing them out what 300 rows take (bench/NOTES.md).
+ */
+export const DEQUANTIZE_ROWS = 512;
+
+/** Most bytes of weights that become f16 at a time. */
+const DEQUANTIZED_BYTES = 2 ** 27;
 
 /** Columns of weights come in groups of this many. */
 export const COLUMN_MULTIPLE = 32;
@@ -146,7 +158,7 @@ export function gemvShader(
   };
 }
 
-/** The kernel that {@link recordProduct} takes for a part of a matrix, and its workgroups. */
+/** The kernel for a part of a matrix, and its workgroups. */
 export function productShader(
   kernels: ModelKernels,
   part: Pick<WeightPart, 'type' | 'rows' | 'rowStart'>,
@@ -186,19 +198,87 @@ export function gemmParams(
   return new Uint32Array([rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1]);
 }
 
+/** Turns weights into f16, see shaders/model/dequantize.wgsl. */
+export function dequantizeShader(type: WeightType): ShaderSpec {
+  return {
+    label: `gemm weights ${type} to f16`,
+    code: [prelude({}), weightLibrary(type), dequantize].join('\n'),
+    bindings: ['uniform', 'read', 'write'],
+  };
+}
+
+/** Whether a product of so many rows turns such weights into f16 first. */
+function dequantizes({ dequantizeFrom, activation }: ModelKernels, type: WeightType, rows: number): boolean {
+  return dequantizeFrom !== undefined && activation === 'f16' && type !== 'f16' && rows > GEMV_ROWS && rows >= dequantizeFrom;
+}
+
+/** Every shader that {@link recordProduct} takes for a matrix and so many rows. */
+export function productShaders(kernels: ModelKernels, matrix: Matrix, output: ProductOutput, rows: number): ShaderSpec[] {
+  const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
+  return matrix.parts.flatMap((part) =>
+    dequantizes(kernels, part.type, rows)
+      ? [dequantizeShader(part.type), productShader(kernels, { ...part, type: 'f16' }, shape, output, rows).shader]
+      : [productShader(kernels, part, shape, output, rows).shader],
+  );
+}
+
 /** Records C (+)= A W^T + bias. */
 export function recordProduct(rec: Recorder, kernels: ModelKernels, product: Product): void {
-  const { matrix, a, firstRow = 0, rows, c, output } = product;
-  for (const part of matrix.parts) {
-    const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
-    const { shader, workgroups } = productShader(kernels, part, shape, output, rows);
-    const params = rec.constant('product', gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
-    rec.dispatch({
-      stage: 'kernel',
-      shader,
-      bindings: [params, part.buffer, a, matrix.bias ?? part.buffer, c],
-      workgroups,
-      flops: 2 * rows * part.rows * matrix.columns,
-    });
+  for (const part of product.matrix.parts) {
+    if (!dequantizes(kernels, part.type, product.rows)) {
+      recordPart(rec, kernels, product, part);
+      continue;
+    }
+    for (const { first, rows } of slabs(kernels, part.rows, product.matrix.columns)) {
+      const buffer = recordDequantize(rec, kernels, part, first, rows, product.matrix.columns);
+      recordPart(rec, kernels, product, { type: 'f16', buffer, rows, rowStart: part.rowStart + first });
+      rec.release(buffer);
+    }
   }
+}
+
+/** Rows of weights whose f16 fits {@link DEQUANTIZED_BYTES} and one binding: all at once, or slabs of whole blocks. */
+function slabs({ profile, matrix }: ModelKernels, rows: number, columns: number): { first: number; rows: number }[] {
+  const { maxStorageBufferBindingSize, maxBufferSize } = profile.limits;
+  const most = Math.floor(Math.min(DEQUANTIZED_BYTES, maxStorageBufferBindingSize, maxBufferSize) / (2 * columns));
+  const block = matrix?.blockN ?? 64;
+  const each = most >= rows ? rows : Math.max(block, Math.floor(most / block) * block);
+  return Array.from({ length: Math.ceil(rows / each) }, (_, i) => ({ first: i * each, rows: Math.min(each, rows - i * each) }));
+}
+
+/** Records the turning of some rows of weights into f16; the caller releases the result. */
+function recordDequantize(
+  rec: Recorder,
+  { profile }: ModelKernels,
+  part: WeightPart,
+  first: number,
+  rows: number,
+  columns: number,
+): GPUBuffer {
+  const halves = rec.workspace('weights as f16', 2 * rows * columns);
+  const groups = Math.ceil((rows * columns) / 8 / 256);
+  const x = Math.min(groups, profile.limits.maxComputeWorkgroupsPerDimension);
+  rec.dispatch({
+    stage: 'kernel',
+    shader: dequantizeShader(part.type),
+    bindings: [rec.constant('dequantize', new Uint32Array([rows, columns, first, 0])), part.buffer, halves],
+    workgroups: [x, Math.ceil(groups / x)],
+    flops: rows * columns,
+  });
+  return halves;
+}
+
+/** Records the columns of C that a part of the weights gives. */
+function recordPart(rec: Recorder, kernels: ModelKernels, product: Product, part: WeightPart): void {
+  const { matrix, a, firstRow = 0, rows, c, output } = product;
+  const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
+  const { shader, workgroups } = productShader(kernels, part, shape, output, rows);
+  const params = rec.constant('product', gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
+  rec.dispatch({
+    stage: 'kernel',
+    shader,
+    bindings: [params, part.buffer, a, matrix.bias ?? part.buffer, c],
+    workgroups,
+    flops: 2 * rows * part.rows * matrix.columns,
+  });
 }

@@ -9,7 +9,7 @@ import { SparsePrefill } from '../scheduler/prefill.js';
 import { encodeSteps, StageTimer, withErrorScopes } from '../scheduler/submit.js';
 import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } from '../scheduler/types.js';
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
-import { type Matrix, type ModelKernels, productShader, recordProduct } from './gemm.js';
+import { DEQUANTIZE_ROWS, type Matrix, type ModelKernels, productShaders, recordProduct } from './gemm.js';
 import { KvCache } from './kv_cache.js';
 import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type ProductOutput } from './matrix_gemm.js';
 import {
@@ -359,8 +359,7 @@ export class LanguageModel {
   }
 
   #productShaders(matrix: Matrix, output: ProductOutput, rows: readonly number[]): ShaderSpec[] {
-    const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
-    return matrix.parts.flatMap((part) => rows.map((n) => productShader(this.#kernels, part, shape, output, n).shader));
+    return rows.flatMap((n) => productShaders(this.#kernels, matrix, output, n));
   }
 
   /**
@@ -1010,8 +1009,9 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
       `64 rows of activations need ${64 * width} bytes, more than a buffer of this device (${limit})`,
     );
   }
+  const matrix = matrixTiling(profile, options.matrixProducts);
   return {
-    kernels: { profile, activation, matrix: matrixTiling(profile, options.matrixProducts) },
+    kernels: { profile, activation, matrix, ...(matrix ? { dequantizeFrom: DEQUANTIZE_ROWS } : {}) },
     contextLength,
     chunkSize: Math.min(chunkSize, most),
     denseBelow,

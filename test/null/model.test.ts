@@ -3,7 +3,7 @@ import { openNodeDevice } from '../../src/device/node.js';
 import type { ShaderSpec } from '../../src/device/pipelines.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
-import { gemmShader, gemmTiling, gemvShader, type ModelKernels, productShader } from '../../src/model/gemm.js';
+import { dequantizeShader, gemmShader, gemmTiling, gemvShader, type ModelKernels, productShader } from '../../src/model/gemm.js';
 import {
   chooseGemmTiling,
   GEMM_TILINGS,
@@ -50,6 +50,7 @@ test('the model kernels compile without a message, on hardware and software devi
           await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1));
         }
         await compiles(device, embeddingShader(type));
+        await compiles(device, dequantizeShader(type));
       }
       for (const shader of [
         rmsNormShader(kernels),

@@ -49,6 +49,12 @@ function kernelsOf(ctx: SuiteContext): ModelKernels {
   return { profile: ctx.profile, activation: ctx.profile.tier === 'portable' ? 'f32' : 'f16' };
 }
 
+/** Kernels that turn weights into f16 first, so many bytes at a time. */
+function dequantizing(ctx: SuiteContext, bytes: number): ModelKernels {
+  const limits = { ...limitsOf(ctx), maxStorageBufferBindingSize: bytes };
+  return { ...kernelsOf(ctx), profile: { ...ctx.profile, limits }, dequantizeFrom: 1 };
+}
+
 /** Largest relative error of one kernel. */
 function tolerance(kernels: ModelKernels): number {
   return kernels.activation === 'f32' ? 1e-5 : 2e-3;
@@ -146,10 +152,13 @@ async function checkProduct(
     output: ProductOutput;
     bias?: boolean;
     firstRow?: number;
+    /** Weights become f16 first, so many rows at a time. */
+    slab?: number;
   },
 ): Promise<void> {
   const { device } = ctx;
-  const kernels = kernelsOf(ctx);
+  const { slab } = options;
+  const kernels = slab ? dequantizing(ctx, 2 * options.k * slab) : kernelsOf(ctx);
   const { types, m, rows, k, output, bias = false, firstRow = 0 } = options;
   const name = `${types.join('+')} ${output} m=${m} n=${rows.join('+')} k=${k}`;
   const { matrix, numbers, bias: biases } = makeMatrix(device, types, rows, k, random, bias);
@@ -161,6 +170,9 @@ async function checkProduct(
   const rec = recorderOf(device);
   recordProduct(rec, kernels, { matrix, a: uploadNumbers(device, a, kernels.activation), firstRow, rows: m, c, output });
   submit(rec);
+  const turned = rec.steps.filter((step) => step.kind === 'dispatch' && step.label.startsWith('gemm weights')).length;
+  const slabs = types.reduce((sum, type, i) => sum + (slab && type !== 'f16' ? Math.ceil((rows[i] as number) / slab) : 0), 0);
+  assert(turned === slabs, `${name}: weights became f16 ${turned} times, not ${slabs}`);
   const actual = await readNumbers(device, c, m * n, dtype);
   const expected = product(a.subarray(firstRow * k), numbers, m, k, biases);
   if (output === 'add') residual.forEach((x, i) => (expected[i] = (expected[i] as number) + x));
@@ -375,6 +387,19 @@ export const opCases: SuiteCase[] = [
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'add', firstRow: 2 });
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'f32', firstRow: 3 });
       }
+    },
+  },
+  {
+    name: 'product: weights that become f16 first, at once and in slabs',
+    needs: 'f16',
+    run: async (ctx) => {
+      const random = randomOf(ctx, 'product slabs');
+      for (const type of TYPES) {
+        await checkProduct(ctx, random, { types: [type], m: 37, rows: [70], k: 256, output: 'activation', slab: 128 });
+      }
+      const types: WeightType[] = ['q4_0', 'f16', 'q8_0'];
+      await checkProduct(ctx, random, { types, m: 70, rows: [150, 3, 64], k: 64, output: 'activation', bias: true, slab: 64 });
+      await checkProduct(ctx, random, { types, m: 5, rows: [65, 3, 129], k: 96, output: 'add', firstRow: 2, slab: 64 });
     },
   },
   {
