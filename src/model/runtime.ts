@@ -138,7 +138,10 @@ export interface GenerateOptions extends SamplingOptions {
 export interface ModelMemory {
   readonly weights: number;
   readonly cache: number;
-  /** Activations between the kernels of a prefill, and of a decoding step. */
+  /**
+   * Activations between the kernels of a prefill, and of a decoding step. In the matrix tier also the f16 of quantised weights, of one
+   * matrix at a time and at most 128 MiB.
+   */
   readonly activations: MemoryReport;
   readonly decoding: MemoryReport;
   /** Sparse indices and what building them takes. */
