@@ -73,7 +73,10 @@ test('every tiling of the products on subgroup matrices compiles without a messa
   for (const [i, t] of GEMM_TILINGS.entries()) {
     for (const shape of MATRIX_SHAPES) {
       const tiling: MatrixGemmTiling = { ...t, shape };
-      expect(gemmTilingProblem(tiling)).toBeUndefined();
+      // Halves of strips are matrices of 8 columns.
+      const halves = t.subgroupN % 16 !== 0 && shape.n === 16;
+      expect(gemmTilingProblem(tiling) !== undefined).toBe(halves);
+      if (halves) continue;
       for (const [j, type] of TYPES.entries()) {
         // Every type with every tiling; results and biases in turn.
         await compiles(
@@ -84,7 +87,8 @@ test('every tiling of the products on subgroup matrices compiles without a messa
       }
     }
   }
-  expect(count).toBe(GEMM_TILINGS.length * MATRIX_SHAPES.length * TYPES.length);
+  const [tilings, shapes] = [GEMM_TILINGS.length, MATRIX_SHAPES.length];
+  expect(count).toBe((tilings * shapes - 1) * TYPES.length);
 });
 
 test('a device gets a tiling that it can run, or none', () => {
