@@ -18,6 +18,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
   if (at >= params.n * groups) {
     return;
   }
-  let w = load_weights(params.first_row + at / groups, at % groups);
-  halves[at] = vec4<u32>(pack2x16float(w.lo.xy), pack2x16float(w.lo.zw), pack2x16float(w.hi.xy), pack2x16float(w.hi.zw));
+  halves[at] = halves_of(load_weights(params.first_row + at / groups, at % groups));
 }

@@ -6,6 +6,10 @@ struct Eight {
   hi: vec4<f32>,
 }
 
+fn halves_of(w: Eight) -> vec4<u32> {
+  return vec4<u32>(pack2x16float(w.lo.xy), pack2x16float(w.lo.zw), pack2x16float(w.hi.xy), pack2x16float(w.hi.zw));
+}
+
 // The f16 in the low 16 bits. (unpack2x16float may flush subnormal values, which small block scales are.)
 fn half(bits: u32) -> f32 {
   let tiny = select(1.0, -1.0, (bits & 0x8000u) != 0u) * f32(bits & 0x3ffu) * 5.9604644775390625e-8;

@@ -9,8 +9,8 @@ export interface OpenNodeDeviceOptions extends Omit<OpenDeviceOptions, 'gpu'> {
   /** Part of the name of the adapter to use. */
   readonly adapter?: string;
   /**
-   * More Dawn toggles to enable. `disable_robustness` leaves out the checks of loads and stores that WGSL promises: faster by some
-   * percent on NVIDIA (bench/NOTES.md), for servers that run no shaders but their own.
+   * More Dawn toggles to enable. `disable_robustness` leaves out the checks of loads and stores that WGSL promises: faster by 1 to
+   * 3% on an H100 (bench/NOTES.md), for servers that run no shaders but their own.
    */
   readonly toggles?: readonly string[];
 }
@@ -34,6 +34,7 @@ export function createNodeGpu(options: OpenNodeDeviceOptions = {}): GPU {
   try {
     const gpu = create(flags);
     instances.push(gpu);
+    if (options.toggles?.includes('disable_robustness')) rememberUnchecked(gpu);
     return gpu;
   } catch (cause) {
     throw new MinferenceError('unsupported', `Dawn could not start: ${String(cause)}`, { cause });
@@ -45,8 +46,6 @@ export function createNodeGpu(options: OpenNodeDeviceOptions = {}): GPU {
  *
  * @throws {@link MinferenceError} `unsupported` when Dawn finds no adapter.
  */
-export async function openNodeDevice(options: OpenNodeDeviceOptions = {}): Promise<GPUDevice> {
-  const device = await openDevice({ ...options, gpu: createNodeGpu(options) });
-  if (options.toggles?.includes('disable_robustness')) rememberUnchecked(device);
-  return device;
+export function openNodeDevice(options: OpenNodeDeviceOptions = {}): Promise<GPUDevice> {
+  return openDevice({ ...options, gpu: createNodeGpu(options) });
 }

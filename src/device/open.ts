@@ -15,12 +15,12 @@ export interface OpenDeviceOptions {
   readonly optionalFeatures?: readonly string[];
 }
 
-// Devices whose shaders run without WGSL's checks of loads and stores.
-const unchecked = new WeakSet<GPUDevice>();
+// Where shaders run without WGSL's checks of loads and stores, and devices from there.
+const unchecked = new WeakSet<GPU | GPUDevice>();
 
-/** Notes that a device was opened with Dawn's toggle `disable_robustness`. */
-export function rememberUnchecked(device: GPUDevice): void {
-  unchecked.add(device);
+/** Notes that devices of a `GPU` have Dawn's toggle `disable_robustness`. */
+export function rememberUnchecked(gpu: GPU): void {
+  unchecked.add(gpu);
 }
 
 /** Whether loads past the end of a buffer are safe on a device, as WGSL promises. */
@@ -68,5 +68,6 @@ export async function openDevice(options: OpenDeviceOptions = {}): Promise<GPUDe
     },
   });
   rememberMatrixShapes(device, adapter.info);
+  if (unchecked.has(gpu)) unchecked.add(device);
   return device;
 }

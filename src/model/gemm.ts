@@ -158,6 +158,17 @@ export function gemvShader(
   };
 }
 
+/** A grid of so many workgroups and a few more, however many a dimension may have. */
+function grid({ profile }: ModelKernels, workgroups: number): readonly [number, number] {
+  const x = Math.min(workgroups, profile.limits.maxComputeWorkgroupsPerDimension);
+  return [x, Math.ceil(workgroups / x)];
+}
+
+/** What {@link productShader} needs to know of a matrix. */
+function shapeOf({ rows, columns, bias }: Matrix): { readonly rows: number; readonly columns: number; readonly bias: boolean } {
+  return { rows, columns, bias: bias !== undefined };
+}
+
 /** The kernel for a part of a matrix, and its workgroups. */
 export function productShader(
   kernels: ModelKernels,
@@ -169,14 +180,13 @@ export function productShader(
   const { type } = part;
   if (rows <= GEMV_ROWS) {
     const groups = Math.ceil(part.rows / (GEMV.TY * GEMV.ROWS_W));
-    const x = Math.min(groups, kernels.profile.limits.maxComputeWorkgroupsPerDimension);
-    return { shader: gemvShader(kernels, type, output, matrix.bias, rows), workgroups: [x, Math.ceil(groups / x)] };
+    return { shader: gemvShader(kernels, type, output, matrix.bias, rows), workgroups: grid(kernels, groups) };
   }
   const tiling = kernels.matrix && gemmTilingFor(kernels.matrix, matrix.columns);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
   if (tiling && aligned && kernels.activation === 'f16' && rows > 16) {
     return {
-      shader: matrixGemmShader(tiling, type, output, matrix.bias, undefined, kernels.profile.checked),
+      shader: matrixGemmShader(tiling, type, output, matrix.bias, kernels.profile.checked),
       workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil(part.rows / tiling.blockN)],
     };
   }
@@ -214,7 +224,7 @@ function dequantizes({ dequantizeFrom, activation }: ModelKernels, type: WeightT
 
 /** Every shader that {@link recordProduct} takes for a matrix and so many rows. */
 export function productShaders(kernels: ModelKernels, matrix: Matrix, output: ProductOutput, rows: number): ShaderSpec[] {
-  const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
+  const shape = shapeOf(matrix);
   return matrix.parts.flatMap((part) =>
     dequantizes(kernels, part.type, rows)
       ? [dequantizeShader(part.type), productShader(kernels, { ...part, type: 'f16' }, shape, output, rows).shader]
@@ -249,7 +259,7 @@ function slabs({ profile, matrix }: ModelKernels, rows: number, columns: number)
 /** Records the turning of some rows of weights into f16; the caller releases the result. */
 function recordDequantize(
   rec: Recorder,
-  { profile }: ModelKernels,
+  kernels: ModelKernels,
   part: WeightPart,
   first: number,
   rows: number,
@@ -257,12 +267,11 @@ function recordDequantize(
 ): GPUBuffer {
   const halves = rec.workspace('weights as f16', 2 * rows * columns);
   const groups = Math.ceil((rows * columns) / 8 / 256);
-  const x = Math.min(groups, profile.limits.maxComputeWorkgroupsPerDimension);
   rec.dispatch({
     stage: 'kernel',
     shader: dequantizeShader(part.type),
-    bindings: [rec.constant('dequantize', new Uint32Array([rows, columns, first, 0])), part.buffer, halves],
-    workgroups: [x, Math.ceil(groups / x)],
+    bindings: [rec.constant('dequantize', new Uint32Array([rows, columns, first])), part.buffer, halves],
+    workgroups: grid(kernels, groups),
     flops: rows * columns,
   });
   return halves;
@@ -271,8 +280,7 @@ function recordDequantize(
 /** Records the columns of C that a part of the weights gives. */
 function recordPart(rec: Recorder, kernels: ModelKernels, product: Product, part: WeightPart): void {
   const { matrix, a, firstRow = 0, rows, c, output } = product;
-  const shape = { rows: matrix.rows, columns: matrix.columns, bias: matrix.bias !== undefined };
-  const { shader, workgroups } = productShader(kernels, part, shape, output, rows);
+  const { shader, workgroups } = productShader(kernels, part, shapeOf(matrix), output, rows);
   const params = rec.constant('product', gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
   rec.dispatch({
     stage: 'kernel',

@@ -185,8 +185,8 @@ export function matrixGemmShader(
   type: WeightType,
   output: ProductOutput,
   bias: boolean,
-  ops: MatrixOps = nativeOps(t.shape, 'workgroup'),
   checked = true,
+  ops: MatrixOps = nativeOps(t.shape, 'workgroup'),
 ): ShaderSpec {
   const problem = gemmTilingProblem(t);
   if (problem) throw invalidArgument('tiling', t, `a possible tiling: ${problem}`);
@@ -239,8 +239,7 @@ fn weight_word(row: u32, group: u32) -> vec4<u32> {
 const WORD_OF_EIGHT = `
 // 8 weights as f16.
 fn weight_word(row: u32, group: u32) -> vec4<u32> {
-  let w = load_weights(row, group);
-  return vec4<u32>(pack2x16float(w.lo.xy), pack2x16float(w.lo.zw), pack2x16float(w.hi.xy), pack2x16float(w.hi.zw));
+  return halves_of(load_weights(row, group));
 }`;
 
 type Operand = 'a' | 'w';
@@ -261,18 +260,19 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   const [line, group] = [lineOf('thread'), 'thread % DEPTH8'];
   /** Rows that all invocations together take at a time. */
   const turn = threads / d8;
-  /** Statements for each 16-byte word of A and W that an invocation stages, `i * turn` rows below its first one. */
-  const eachWord = (visit: (name: string, of: Operand, i: number) => string): string[] =>
+  /** Statements for each 16-byte word of A and W that an invocation has room for. */
+  const everyWord = (visit: (name: string, of: Operand, i: number, words: number) => string): string[] =>
     (['a', 'w'] as const).flatMap((of) => {
       const words = (of === 'a' ? t.blockM : t.blockN) * d8;
-      return range(Math.ceil(words / threads)).map((i) => {
-        const body = visit(`${of}_next_${i}`, of, i);
-        return (i + 1) * threads > words ? `if (thread + ${i * threads}u < ${words}u) {\n${body}\n}` : body;
-      });
+      return range(Math.ceil(words / threads)).map((i) => visit(`${of}_next_${i}`, of, i, words));
     });
-  const declare = (['a', 'w'] as const).flatMap((of) =>
-    range(Math.ceil(((of === 'a' ? t.blockM : t.blockN) * d8) / threads)).map((i) => `var ${of}_next_${i} = vec4<u32>();`),
-  );
+  /** The same for words that it stages, `i * turn` rows below its first one, where there is such a row. */
+  const eachWord = (visit: (name: string, of: Operand, i: number) => string): string[] =>
+    everyWord((name, of, i, words) => {
+      const body = visit(name, of, i);
+      return (i + 1) * threads > words ? `if (thread + ${i * threads}u < ${words}u) {\n${body}\n}` : body;
+    });
+  const declare = everyWord((name) => `var ${name} = vec4<u32>();`);
   const fetch = (k0: string): string[] =>
     eachWord((name, of, i) => {
       const [start, count] = of === 'a' ? ['row0', 'params.m'] : ['column0', 'params.n'];
@@ -282,15 +282,19 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
         ? `${name} = a[params.a_base / 2u + (${row}) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`
         : `${name} = weight_word(${row}, ${k0} / 8u + ${group});`;
     });
-  /** Where a row of a tile begins. */
-  const rowAt = (of: Operand, row: string): string =>
-    `${of === 'a' ? '' : 'W_TILE + '}${row} % 16u * ${of === 'a' ? 'A_STRIDE' : 'W_STRIDE'} + ${row} / 16u * DEPTH8`;
+  /** How far into a tile a row begins: a number where it is known when the text is written. */
+  const rowAt = (of: Operand, row: Index): string => {
+    const stride = of === 'a' ? 'A_STRIDE' : 'W_STRIDE';
+    if (typeof row === 'number') return `${Math.floor(row / 16) * d8}u + ${row % 16}u * ${stride}`;
+    return `${row} % 16u * ${stride} + ${row} / 16u * DEPTH8`;
+  };
+  const tileOf = { a: '', w: 'W_TILE + ' } as const;
   // Words that lie whole strips apart are in the same row of the strips: one address does for all.
-  const places = (['a', 'w'] as const).map((of) => `let ${of}_place = ${rowAt(of, line)} + ${group};`);
+  const places = (['a', 'w'] as const).map((of) => `let ${of}_place = ${tileOf[of]}${rowAt(of, line)} + ${group};`);
   const stage = eachWord((name, of, i) =>
     turn % 16 === 0
       ? `tile[${of}_place + ${(i * turn * d8) / 16}u] = ${name};`
-      : `tile[${rowAt(of, `(${line} + ${i * turn}u)`)} + ${group}] = ${name};`,
+      : `tile[${tileOf[of]}${rowAt(of, `(${line} + ${i * turn}u)`)} + ${group}] = ${name};`,
   );
   /** Part `i` of `count` of a list. */
   const part = (list: readonly string[], i: number, count: number): string[] =>
@@ -306,16 +310,13 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   const loadLeft = (step: number): string =>
     lines(
       rowMatrices.map((i) => {
-        const at = `subgroup_row / 16u * DEPTH8 + ${Math.floor((i * m) / 16) * d8}u + ${(i * m) % 16}u * A_STRIDE`;
+        const at = `subgroup_row / 16u * DEPTH8 + ${rowAt('a', i * m)}`;
         return ops.loadInto(`left_${step % 2}`, i, 'Left', 'tile', `${at} + ${(step * k) / 8}u`, 'A_STRIDE', 'row_major');
       }),
     );
   // Where a matrix of W begins. Tint must find that its end lies in the tile (bench/NOTES.md): so a row of the subgroup's columns that
   // is known, or that of a half of a strip.
-  const inStrips = (row: Index): string =>
-    typeof row === 'number'
-      ? `subgroup_column / 16u * DEPTH8 + ${Math.floor(row / 16) * d8}u + ${row % 16}u * W_STRIDE`
-      : `subgroup_column / 16u * DEPTH8 + ${row} / 16u * DEPTH8 + ${row} % 16u * W_STRIDE`;
+  const inStrips = (row: Index): string => `subgroup_column / 16u * DEPTH8 + ${rowAt('w', row)}`;
   const inHalves = (row: Index): string => `${row} / 16u * DEPTH8 + ${row} / 8u % 2u * (8u * W_STRIDE)`;
   /** Loads the j-th matrix of W of a step. */
   const loadRight = (step: number, j: Index): string => {
@@ -342,8 +343,8 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   // first and the staging, so that each word is fetched when the one before it has been stored.
   const guarded = (ahead: string, words: readonly string[]): string => lines(`if (${ahead} < params.k) {`, words, '}');
   const exchanges = steps <= 2;
-  const exchange = (i: number): string =>
-    lines(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(fetch('(k0 + 2u * DEPTH)'), i, beside)));
+  const second = fetch('(k0 + 2u * DEPTH)');
+  const exchange = (i: number): string => lines(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(second, i, beside)));
   const loop = lines(
     operands,
     fetch('0u'),

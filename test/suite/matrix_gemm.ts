@@ -51,7 +51,7 @@ export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: M
   const dtype = output === 'activation' ? 'f16' : 'f32';
   const c = uploadNumbers(device, before, dtype);
   const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
-  const shader = matrixGemmShader(tiling, type, output, true, ops, checked);
+  const shader = matrixGemmShader(tiling, type, output, true, checked, ops);
   await gpuOf(device).pipelines.prepare([shader]);
   const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)] as const;
   const rec = recorderOf(device);
