@@ -9,6 +9,34 @@ export interface KernelTimes {
   readonly parts: Readonly<Record<Part, number>>;
   /** By the kernel's label. */
   readonly kernels: ReadonlyMap<string, number>;
+  /** Between the first kernel's beginning and the last one's end, when no kernel ran. */
+  readonly idle: number;
+  /** The same by the kernel that it waited for; `submission` where that was the first one of its command buffer. */
+  readonly gaps: ReadonlyMap<string, number>;
+}
+
+/** When a kernel ran, in nanoseconds. */
+interface Run {
+  readonly kernel: string;
+  readonly begin: number;
+  readonly end: number;
+  /** Whether it was the first one of its command buffer. */
+  readonly first: boolean;
+}
+
+/** What passes between runs. */
+function idleBetween(runs: readonly Run[]): Pick<KernelTimes, 'idle' | 'gaps'> {
+  const gaps = new Map<string, number>();
+  let idle = 0;
+  let busyUntil = Number.POSITIVE_INFINITY;
+  for (const { kernel, begin, end, first } of [...runs].sort((a, b) => a.begin - b.begin)) {
+    const ms = Math.max(0, begin - busyUntil) / 1e6;
+    const before = first ? 'submission' : kernel;
+    gaps.set(before, (gaps.get(before) ?? 0) + ms);
+    idle += ms;
+    busyUntil = busyUntil === Number.POSITIVE_INFINITY ? end : Math.max(busyUntil, end);
+  }
+  return { idle, gaps };
 }
 
 /** Queries of a set: two for each run of dispatches of one kernel. A command encoder takes as many sets as it needs. */
@@ -20,7 +48,7 @@ interface Slot {
   readonly resolved: GPUBuffer;
   readonly readback: GPUBuffer;
   /** What runs between a query and the next one. */
-  readonly spans: { readonly part: Part; readonly kernel: string }[];
+  readonly spans: { readonly part: Part; readonly kernel: string; readonly first: boolean }[];
 }
 
 /** The part that a kernel belongs to, from its label and that of its pass. */
@@ -41,7 +69,9 @@ export class KernelWatch {
   readonly #free: Slot[] = [];
   #submitted: readonly Slot[] = [];
   #reading: Promise<void>[] = [];
-  #kernels = new Map<string, { readonly part: Part; ms: number }>();
+  readonly #kernels = new Map<string, { readonly part: Part; ms: number }>();
+  readonly #runs: Run[] = [];
+  #epoch: bigint | undefined;
 
   /** Watches from now on. The device needs `timestamp-query`. */
   constructor(device: GPUDevice) {
@@ -63,7 +93,8 @@ export class KernelWatch {
     }
     const parts: Record<Part, number> = { gemm: 0, attention: 0, index: 0, rest: 0 };
     for (const { part, ms } of this.#kernels.values()) parts[part] += ms;
-    return { parts, kernels: new Map([...this.#kernels].map(([kernel, { ms }]) => [kernel, ms])) };
+    const kernels = new Map([...this.#kernels].map(([kernel, { ms }]) => [kernel, ms]));
+    return { parts, kernels, ...idleBetween(this.#runs) };
   }
 
   #slot(): Slot {
@@ -99,7 +130,8 @@ export class KernelWatch {
             const { spans, querySet } = slot;
             const query = 2 * spans.length;
             current = pipeline.label;
-            spans.push({ part: partOf(descriptor.label ?? '', current), kernel: current });
+            const first = query === 0 && slots.length === 1;
+            spans.push({ part: partOf(descriptor.label ?? '', current), kernel: current, first });
             const timestampWrites = { querySet, beginningOfPassWriteIndex: query, endOfPassWriteIndex: query + 1 };
             pass = begin({ ...descriptor, timestampWrites });
           }
@@ -132,9 +164,15 @@ export class KernelWatch {
     const { readback, spans } = slot;
     await readback.mapAsync(GPUMapMode.READ);
     const ns = new BigUint64Array(readback.getMappedRange());
-    for (const [i, { part, kernel }] of spans.entries()) {
+    for (const [i, { part, kernel, first }] of spans.entries()) {
+      // Since the first one, as nanoseconds since an epoch are more than a double can count.
+      this.#epoch ??= ns[2 * i];
+      const since = (at: bigint | undefined): number => Number((at ?? 0n) - (this.#epoch ?? 0n));
+      const begin = since(ns[2 * i]);
       // Devices may report an end before its beginning (a reset counter); such a span counts as zero.
-      const ms = Math.max(0, Number((ns[2 * i + 1] ?? 0n) - (ns[2 * i] ?? 0n)) / 1e6);
+      const end = Math.max(begin, since(ns[2 * i + 1]));
+      this.#runs.push({ kernel, begin, end, first });
+      const ms = (end - begin) / 1e6;
       const known = this.#kernels.get(kernel);
       if (known) known.ms += ms;
       else this.#kernels.set(kernel, { part, ms });

@@ -267,6 +267,8 @@ class ModelBench {
       ...row,
       ms: median(times.map((t) => PARTS.reduce((sum, part) => sum + t.parts[part], 0))),
       parts,
+      idleMs: median(times.map((t) => t.idle)),
+      gaps: Object.fromEntries([...(times[0]?.gaps ?? [])].sort((a, b) => b[1] - a[1]).slice(0, 6)),
       gemmTflops,
       gemmShare: gemmTflops / this.#ceiling,
       ...(products[0] ? { gemmKernel: products[0][0] } : {}),

@@ -15,6 +15,10 @@ export interface ModelRow extends Pick<BenchRow, 'impl' | 'pattern' | 'tier' | '
   /** Median GPU milliseconds of all kernels of the layers that ran; peers tell none. */
   readonly ms?: number;
   readonly parts?: Readonly<Record<Part, number>>;
+  /** Median GPU milliseconds between the first kernel and the last one in which none ran, with timestamps around each. */
+  readonly idleMs?: number;
+  /** What waited most of that, by kernel; `submission` for what begins a command buffer. */
+  readonly gaps?: Readonly<Record<string, number>>;
   /** Median milliseconds from the tokens to the logits on the CPU, of the layers that ran. */
   readonly wallMs: number;
   readonly repetitions: number;
