@@ -140,7 +140,7 @@ class GemmBench {
       try {
         await this.#pipelines.prepare([shader]);
         const rec = new Recorder(device, this.#pool, this.#pipelines);
-        const params = rec.constant('product', gemmParams(m, { rows: n, rowStart: 0 }, k, 0, n));
+        const params = rec.constant(gemmParams(m, { rows: n, rowStart: 0 }, k, 0, n));
         rec.dispatch({ stage: 'kernel', shader, bindings: [params, w, a, w, c], workgroups });
         const times = await this.#time(rec, passes, warmMs);
         const ms = median(times);

@@ -51,9 +51,10 @@ interface Slot {
   readonly spans: { readonly part: Part; readonly kernel: string; readonly first: boolean }[];
 }
 
-/** The part that a kernel belongs to, from its label and that of its pass. */
-function partOf(pass: string, kernel: string): Part {
-  if (/ (estimate|topk|convert)$/.test(pass)) return 'index';
+/** The part that a kernel belongs to, from its label. */
+function partOf(kernel: string): Part {
+  if (/^(estimate|vertical-slash|block-sparse|x-attention|flex-prefill|cumulative|top-k|slash tiles)/.test(kernel))
+    return 'index';
   if (/^gem[mv] /.test(kernel)) return 'gemm';
   // Attention kernels name the head size.
   return / D=\d/.test(kernel) ? 'attention' : 'rest';
@@ -131,7 +132,7 @@ export class KernelWatch {
             const query = 2 * spans.length;
             current = pipeline.label;
             const first = query === 0 && slots.length === 1;
-            spans.push({ part: partOf(descriptor.label ?? '', current), kernel: current, first });
+            spans.push({ part: partOf(current), kernel: current, first });
             const timestampWrites = { querySet, beginningOfPassWriteIndex: query, endOfPassWriteIndex: query + 1 };
             pass = begin({ ...descriptor, timestampWrites });
           }

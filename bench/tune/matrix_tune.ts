@@ -247,7 +247,7 @@ class Tuner {
     const bindings = [own[0], q, k, v, o, own[2], ...indexed, ...bank];
     const group = device.createBindGroup({
       layout,
-      entries: bindings.map((buffer, binding) => ({ binding, resource: { buffer } })),
+      entries: bindings.map((b, binding) => ({ binding, resource: 'buffer' in b ? b : { buffer: b } })),
     });
     const timed = device.features.has('timestamp-query');
     const querySet = timed ? device.createQuerySet({ type: 'timestamp', count: 2 * passes }) : undefined;

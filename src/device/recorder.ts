@@ -1,4 +1,6 @@
 import { limitExceeded } from '../errors.js';
+import { type BindGroups, bindGroupEntries } from './bind_groups.js';
+import { type ConstantPage, Constants } from './constants.js';
 import type { BindingKind, PipelineCache, ShaderSpec } from './pipelines.js';
 import type { BufferPool } from './pool.js';
 
@@ -21,6 +23,8 @@ export interface Dispatch {
   readonly workgroups: readonly [number, number, number];
   /** Estimated floating-point operations, for cutting long work into short submissions. */
   readonly flops: number;
+  /** To be sealed before this is submitted. */
+  readonly constants: ConstantPage | undefined;
 }
 
 /** Fills a range of a buffer with zeros. */
@@ -34,6 +38,9 @@ export interface Clear {
 
 export type Step = Dispatch | Clear;
 
+/** What a shader's binding may be: a whole buffer or a part. */
+export type Bindable = GPUBuffer | BufferRange;
+
 /** A buffer range to bind. */
 export interface BufferRange {
   readonly buffer: GPUBuffer;
@@ -46,27 +53,9 @@ export interface DispatchOptions {
   readonly stage: Stage;
   readonly shader: ShaderSpec;
   /** One binding for each entry of `shader.bindings`, in order. */
-  readonly bindings: readonly (GPUBuffer | BufferRange)[];
+  readonly bindings: readonly Bindable[];
   readonly workgroups: readonly [x: number, y?: number, z?: number];
   readonly flops?: number;
-}
-
-/** Constants that are kept for each device, and the words of the largest. */
-const SHARED_CONSTANTS = 1024;
-const SHARED_WORDS = 1024;
-
-/**
- * Most constants return with every layer and chunk, and to make a buffer is what recording costs most: 0.1 ms each, and several
- * more for a submission that has to fill them (Dawn on an H100).
- */
-const constants = new WeakMap<GPUDevice, Map<string, GPUBuffer>>();
-
-function constantsOf(device: GPUDevice): Map<string, GPUBuffer> {
-  const known = constants.get(device);
-  if (known) return known;
-  const made = new Map<string, GPUBuffer>();
-  constants.set(device, made);
-  return made;
 }
 
 /**
@@ -81,12 +70,17 @@ export class Recorder {
   readonly device: GPUDevice;
   readonly pool: BufferPool;
   readonly #pipelines: PipelineCache;
+  readonly #constants: Constants;
+  readonly #bindGroups: BindGroups | undefined;
   readonly #held = new Set<GPUBuffer>();
 
-  constructor(device: GPUDevice, pool: BufferPool, pipelines: PipelineCache) {
+  /** @param bindGroups - where bind groups are kept for later recorders, if they are to be */
+  constructor(device: GPUDevice, pool: BufferPool, pipelines: PipelineCache, bindGroups?: BindGroups) {
     this.device = device;
+    this.#bindGroups = bindGroups;
     this.pool = pool;
     this.#pipelines = pipelines;
+    this.#constants = new Constants(device);
   }
 
   /** Pooled storage buffer of at least `size` bytes with arbitrary content. */
@@ -108,30 +102,12 @@ export class Recorder {
     this.release(...this.#held);
   }
 
-  /** A small immutable buffer with this content, for uniforms and tables: shared by all that ask for the same, never destroyed. */
-  constant(label: string, data: Uint32Array<ArrayBuffer>, kind: 'uniform' | 'storage' = 'uniform'): GPUBuffer {
-    if (data.length > SHARED_WORDS) return this.#newConstant(label, data, kind);
-    const known = constantsOf(this.device);
-    const key = `${kind} ${label} ${data.join()}`;
-    const buffer = known.get(key) ?? this.#newConstant(label, data, kind);
-    // The one that was asked for longest ago goes first; the garbage collector frees it when nothing uses it any more.
-    known.delete(key);
-    known.set(key, buffer);
-    if (known.size > SHARED_CONSTANTS) known.delete(known.keys().next().value as string);
-    return buffer;
-  }
-
-  #newConstant(label: string, data: Uint32Array<ArrayBuffer>, kind: 'uniform' | 'storage'): GPUBuffer {
-    const size = Math.max(16, Math.ceil(data.byteLength / 16) * 16);
-    const buffer = this.device.createBuffer({
-      label: `minference ${label}`,
-      size,
-      usage: kind === 'uniform' ? 0x40 : 0x80, // UNIFORM : STORAGE
-      mappedAtCreation: true,
-    });
-    new Uint32Array(buffer.getMappedRange()).set(data);
-    buffer.unmap();
-    return buffer;
+  /**
+   * An immutable buffer range with this content, for uniforms and tables: shared by all that ask for the same, never destroyed.
+   * Numbers are taken modulo 2^32.
+   */
+  constant(words: Uint32Array | readonly number[]): BufferRange {
+    return this.#constants.get(words instanceof Uint32Array ? words : Uint32Array.from(words, (w) => w >>> 0));
   }
 
   /** Records one dispatch; it sees the writes of all steps before it. */
@@ -144,21 +120,20 @@ export class Recorder {
     }
     if (x === 0 || y === 0 || z === 0) return;
     const { pipeline, layout } = this.#pipelines.get(shader);
-    const entries = options.bindings.map(
-      (b, binding): GPUBindGroupEntry => ({
-        binding,
-        resource: 'buffer' in b ? b : { buffer: b },
-      }),
-    );
-    const bindGroup = this.device.createBindGroup({ label: shader.label, layout, entries });
+    const { label } = shader;
+    const { bindings } = options;
+    const bindGroup =
+      this.#bindGroups?.get(label, layout, bindings) ??
+      this.device.createBindGroup({ label, layout, entries: bindGroupEntries(bindings) });
     this.steps.push({
       kind: 'dispatch',
       stage,
-      label: shader.label,
+      label,
       pipeline,
       bindGroup,
       workgroups: [x, y, z],
       flops: options.flops ?? 0,
+      constants: this.#constants.open,
     });
   }
 

@@ -23,8 +23,6 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  table,
-  uniform,
 } from './layer.js';
 import { type MatrixTileSize, scoreTile } from './score_tile.js';
 
@@ -232,12 +230,12 @@ export function recordMeanPool(
 ): void {
   const [start, end] = headRange(heads);
   const window = bindWindow(rec.device, name, tensor, start, end);
-  const params = uniform(rec, 'pool parameters', [tensor.rows, blocks, ...windowWords(window)]);
+  const params = rec.constant([tensor.rows, blocks, ...windowWords(window)]);
   const x = Math.min(blocks, GRID_X);
   rec.dispatch({
     stage: 'estimate',
     shader,
-    bindings: [params, window.range, table(rec, 'pool heads', heads), output],
+    bindings: [params, window.range, rec.constant(heads), output],
     workgroups: [x, divCeil(blocks, x), heads.length],
     flops: heads.length * tensor.rows * tensor.headDim,
   });
@@ -285,18 +283,10 @@ export function recordBlockSparseIndex(rec: Recorder, layer: IndexLayer, heads: 
       headWords.push(slot, kvHeads.indexOf(head.kvHead), built?.indexOffset ?? 0, built?.args[0] ?? 0);
       entry += 1;
     }
-    const headTable = table(rec, 'block heads', headWords);
+    const headTable = rec.constant(headWords);
     for (const strip of plan.strips) {
       const stripRows = paddedRows(strip);
-      const params = uniform(rec, 'block parameters', [
-        strip.first,
-        qBlocks,
-        kBlocks,
-        stripRows,
-        strip.stride,
-        layer.queryOffset,
-        rows,
-      ]);
+      const params = rec.constant([strip.first, qBlocks, kBlocks, stripRows, strip.stride, layer.queryOffset, rows]);
       rec.dispatch({
         stage: 'estimate',
         shader: shaders.scores,

@@ -9,7 +9,7 @@ import radix from '../../shaders/lib/index_radix.wgsl?raw';
 import mergeStatistics from '../../shaders/lib/merge_statistics.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
-import type { Recorder } from '../device/recorder.js';
+import type { BufferRange, Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { bindWindow, windowWords } from '../kernels/tensor.js';
@@ -24,8 +24,6 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  table,
-  uniform,
 } from './layer.js';
 import { LAST_QUERIES, recordVerticalSlashScores, verticalSlashScoreBytes, verticalSlashScoreShaders } from './vertical_slash.js';
 
@@ -249,10 +247,10 @@ export function recordFlexPrefillIndex(
     stage: 'estimate',
     shader: shaders.decide,
     bindings: [
-      uniform(rec, 'decide parameters', decideParams),
+      rec.constant(decideParams),
       q.range,
       kbar,
-      table(rec, 'flex-prefill heads', headTable),
+      rec.constant(headTable),
       scores.buffer,
       chosen,
       searches,
@@ -273,11 +271,7 @@ export function recordFlexPrefillIndex(
   }
   rec.release(histogram);
   const diagonals = rec.workspace('blocks of diagonals', plan.diagonals);
-  const offsets = table(
-    rec,
-    'flex-prefill offsets',
-    entries.map((e) => e.indexOffset),
-  );
+  const offsets = rec.constant(entries.map((e) => e.indexOffset));
   rec.dispatch({
     stage: 'convert',
     shader: shaders.verticalSlash,
@@ -316,7 +310,7 @@ export function recordFlexPrefillIndex(
     rec.dispatch({
       stage: 'topk',
       shader: shaders.blocks,
-      bindings: [uniform(rec, 'flex-prefill blocks', words), chosen, blockSearches, blockScores, index],
+      bindings: [rec.constant(words), chosen, blockSearches, blockScores, index],
       workgroups: [strip.count, heads.length],
     });
   }
@@ -325,7 +319,7 @@ export function recordFlexPrefillIndex(
 
   function recordHistogram(
     digit: (typeof DIGITS)[number],
-    params: GPUBuffer,
+    params: BufferRange,
     from: GPUBuffer,
     states: GPUBuffer,
     count: number,
@@ -339,7 +333,7 @@ export function recordFlexPrefillIndex(
     });
   }
 
-  function recordDigit(digit: (typeof DIGITS)[number], params: GPUBuffer, states: GPUBuffer, count: number): void {
+  function recordDigit(digit: (typeof DIGITS)[number], params: BufferRange, states: GPUBuffer, count: number): void {
     rec.dispatch({
       stage: 'topk',
       shader: shaders.digit[digit] as ShaderSpec,
@@ -354,7 +348,7 @@ export function recordFlexPrefillIndex(
       stage: 'estimate',
       shader: shaders.scores,
       bindings: [
-        uniform(rec, 'block parameters', [strip.first, qBlocks, poolBlocks, stripRows, strip.stride, layer.queryOffset, n]),
+        rec.constant([strip.first, qBlocks, poolBlocks, stripRows, strip.stride, layer.queryOffset, n]),
         qbar,
         kbar,
         chosen,
@@ -367,7 +361,7 @@ export function recordFlexPrefillIndex(
     rec.dispatch({
       stage: 'estimate',
       shader: shaders.softmax,
-      bindings: [uniform(rec, 'block softmax', words), chosen, blockScores],
+      bindings: [rec.constant(words), chosen, blockScores],
       workgroups: [strip.count, heads.length],
     });
   }
@@ -381,6 +375,6 @@ function cumulativeParams(
   forced: number,
   copies: 1 | 2,
   scale: number,
-): GPUBuffer {
-  return uniform(rec, 'cumulative selection', [listStride, count, forced, copies, f32Bits(scale)]);
+): BufferRange {
+  return rec.constant([listStride, count, forced, copies, f32Bits(scale)]);
 }

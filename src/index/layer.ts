@@ -1,5 +1,4 @@
 import type { DeviceProfile } from '../device/profile.js';
-import type { Recorder } from '../device/recorder.js';
 import type { StorageFormat } from '../kernels/shader_text.js';
 import type { Tensor } from '../kernels/tensor.js';
 
@@ -99,21 +98,4 @@ export function divCeil(a: number, b: number): number {
 /** The bits of a number as f32. */
 export function f32Bits(x: number): number {
   return new Uint32Array(new Float32Array([x]).buffer)[0] ?? 0;
-}
-
-/** A uniform buffer of u32 words; numbers are taken modulo 2^32. */
-export function uniform(rec: Recorder, label: string, words: readonly number[]): GPUBuffer {
-  return rec.constant(
-    label,
-    Uint32Array.from(words, (w) => w >>> 0),
-  );
-}
-
-/** A read-only table of u32 words. */
-export function table(rec: Recorder, label: string, words: readonly number[]): GPUBuffer {
-  return rec.constant(
-    label,
-    Uint32Array.from(words, (w) => w >>> 0),
-    'storage',
-  );
 }

@@ -2,10 +2,10 @@ import slashTiles from '../../shaders/index/slash_tiles.wgsl?raw';
 import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
-import type { BufferRange, Recorder } from '../device/recorder.js';
+import type { Bindable, BufferRange, Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude } from '../kernels/shader_text.js';
-import { divCeil, uniform } from './layer.js';
+import { divCeil } from './layer.js';
 
 /** Words of a head entry (shaders/lib/head_entry.wgsl), and where its index offset and arguments are. */
 const ENTRY = { words: 8, indexOffset: 2, columnRoom: 3, tilesOffset: 6 } as const;
@@ -51,7 +51,7 @@ export interface SlashTiles {
   /** First u32 of each head in `buffer`. */
   readonly offsets: readonly number[];
   /** The head entries, with these as their index offsets. */
-  readonly heads: GPUBuffer;
+  readonly heads: BufferRange;
 }
 
 /**
@@ -61,7 +61,7 @@ export interface SlashTiles {
  */
 export function recordSlashTiles(
   rec: Recorder,
-  index: GPUBuffer | BufferRange,
+  index: Bindable,
   entries: Uint32Array<ArrayBuffer>,
   sizes: SlashTilesSizes,
 ): SlashTiles {
@@ -82,13 +82,8 @@ export function recordSlashTiles(
   rec.dispatch({
     stage: 'convert',
     shader: slashTilesShader(sizes.tile),
-    bindings: [
-      uniform(rec, 'slash tiles params', [sizes.rows, sizes.queryOffset]),
-      rec.constant('heads', from, 'storage'),
-      index,
-      buffer,
-    ],
+    bindings: [rec.constant([sizes.rows, sizes.queryOffset]), rec.constant(from), index, buffer],
     workgroups: [divCeil(most, 64), offsets.length],
   });
-  return { buffer, offsets, heads: rec.constant('heads', to, 'storage') };
+  return { buffer, offsets, heads: rec.constant(to) };
 }

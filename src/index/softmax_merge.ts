@@ -1,7 +1,7 @@
 import mergeSoftmax from '../../shaders/index/merge_softmax.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { Recorder } from '../device/recorder.js';
-import { divCeil, uniform } from './layer.js';
+import { divCeil } from './layer.js';
 
 /** Rows whose statistics lie together. */
 export const STATISTICS_ROWS = 64;
@@ -30,7 +30,7 @@ export function recordSoftmaxMerge(rec: Recorder, statistics: GPUBuffer, lists: 
     rec.dispatch({
       stage: 'estimate',
       shader: softmaxMergeShader,
-      bindings: [uniform(rec, 'merge parameters', [left, groups]), from, merged],
+      bindings: [rec.constant([left, groups]), from, merged],
       workgroups: [groups, lists],
     });
     if (from !== statistics) rec.release(from);

@@ -6,7 +6,7 @@ import topkSteps from '../../shaders/lib/index_topk.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { Recorder } from '../device/recorder.js';
 import { checkInteger } from '../errors.js';
-import { divCeil, table } from './layer.js';
+import { divCeil } from './layer.js';
 
 /** One list to select from. */
 export interface TopKList {
@@ -76,11 +76,7 @@ export function recordTopK(rec: Recorder, options: TopKOptions): void {
   const longest = lists.reduce((n, list) => Math.max(n, list.count), 0);
   const chunks = divCeil(longest, CHUNK);
   const shaders = topKShaders();
-  const segments = table(
-    rec,
-    'top-k lists',
-    lists.flatMap((l) => [l.start, l.count, l.k, l.output]),
-  );
+  const segments = rec.constant(lists.flatMap((l) => [l.start, l.count, l.k, l.output]));
   const histogramBytes = lists.length * DIGITS * BINS * 4;
   const histogram = rec.workspace('top-k histogram', histogramBytes);
   const found = rec.workspace('top-k digits', lists.length * DIGITS * 8);

@@ -24,8 +24,6 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  table,
-  uniform,
 } from './layer.js';
 import { type MatrixTileSize, scoreTile } from './score_tile.js';
 import { FAN_IN, recordSoftmaxMerge, STATISTICS_BYTES, softmaxMergeShader } from './softmax_merge.js';
@@ -236,11 +234,7 @@ export function recordVerticalSlashScores(
   const [kStart, kEnd] = headRange(heads.map((h) => h.kvHead));
   const q = bindWindow(rec.device, 'q', layer.q, qStart, qEnd, firstRow, n);
   const k = bindWindow(rec.device, 'k', layer.k, kStart, kEnd);
-  const headTable = table(
-    rec,
-    'estimate heads',
-    heads.flatMap((h) => [h.head, h.kvHead]),
-  );
+  const headTable = rec.constant(heads.flatMap((h) => [h.head, h.kvHead]));
 
   const tileFlops = heads.length * 2 * LAST_QUERIES * TILE_KEYS * headDim;
   const tilesAtOnce = Math.max(1, Math.floor(dispatchFlops(layer.profile) / tileFlops));
@@ -256,7 +250,7 @@ export function recordVerticalSlashScores(
   ): void => {
     for (let first = start; first < end; first += tilesAtOnce) {
       const count = Math.min(tilesAtOnce, end - first);
-      const params = uniform(rec, 'estimate parameters', [
+      const params = rec.constant([
         rows,
         firstRow,
         firstPosition,
@@ -279,7 +273,7 @@ export function recordVerticalSlashScores(
 
   // Softmax statistics of every tile, merged until one entry per row is left.
   const tileStatistics = rec.workspace('estimate: tile softmax', sizes.statistics);
-  const tensors = uniform(rec, 'estimate tensors', windowWords(q, k));
+  const tensors = rec.constant(windowWords(q, k));
   const softmax = (start: number, end: number, keptFirst: number): void =>
     pass(shaders.softmax, start, end, keptFirst, tensors, q.range, k.range, headTable, tileStatistics, kept);
   softmax(0, tiles, 0);
@@ -296,7 +290,7 @@ export function recordVerticalSlashScores(
   rec.dispatch({
     stage: 'estimate',
     shader: shaders.slashScores,
-    bindings: [uniform(rec, 'diagonal parameters', [firstPosition, tiles, keys, forced.diagonals]), diagonals, scores],
+    bindings: [rec.constant([firstPosition, tiles, keys, forced.diagonals]), diagonals, scores],
     workgroups: [divCeil(keys, 256), heads.length],
   });
   rec.release(diagonals);
@@ -342,7 +336,7 @@ export function recordVerticalSlashIndex(rec: Recorder, layer: IndexLayer, heads
     rec.dispatch({
       stage: 'convert',
       shader: runs,
-      bindings: [table(rec, 'run heads', runTable), selected, buffer],
+      bindings: [rec.constant(runTable), selected, buffer],
       workgroups: [batch.length],
     });
     rec.release(selected);

@@ -22,8 +22,6 @@ import {
   type IndexHead,
   type IndexLayer,
   layerSizes,
-  table,
-  uniform,
 } from './layer.js';
 import { type MatrixTileSize, type ScoreTile, scoreTile } from './score_tile.js';
 import { recordSoftmaxMerge, STATISTICS_ROWS, softmaxMergeShader } from './softmax_merge.js';
@@ -188,16 +186,8 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
     const [kStart, kEnd] = headRange(batch.map((h) => h.kvHead));
     const q = bindWindow(r.device, 'q', l.q, qStart, qEnd);
     const k = bindWindow(r.device, 'k', l.k, kStart, kEnd, 0, l.queryOffset + n);
-    const headTable = table(
-      r,
-      'x-attention heads',
-      batch.flatMap((h) => [h.head, h.kvHead]),
-    );
-    const selectTable = table(
-      r,
-      'x-attention selection',
-      batch.flatMap((h) => [h.indexOffset, f32Bits(h.threshold), room, counts]),
-    );
+    const headTable = r.constant(batch.flatMap((h) => [h.head, h.kvHead]));
+    const selectTable = r.constant(batch.flatMap((h) => [h.indexOffset, f32Bits(h.threshold), room, counts]));
     const { rowStride } = tileSizes(l, stride, tile);
     const rowTiles = divCeil(n, stride * tile.rows);
     const rowBlocks = (tile.rows * stride) / INDEX_BLOCK;
@@ -207,8 +197,8 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       const end = l.queryOffset + Math.min(n, (first + count) * stride * tile.rows);
       const tiles = divCeil(end, stride * TILE_KEYS);
       const sizes = [n, l.queryOffset, first * tile.rows, tiles, count] as const;
-      const params = uniform(r, 'x-attention parameters', [...sizes, f32Bits((l.scale / stride) * Math.LOG2E)]);
-      const tensors = uniform(r, 'x-attention tensors', windowWords(q, k));
+      const params = r.constant([...sizes, f32Bits((l.scale / stride) * Math.LOG2E)]);
+      const tensors = r.constant(windowWords(q, k));
       const lists = batch.length * count;
       const rows = lists * tile.rows;
       const workgroups = [tiles, count, batch.length] as const;
@@ -226,7 +216,7 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       r.dispatch({
         stage: 'estimate',
         shader: shaders.blocks,
-        bindings: [uniform(r, 'block parameters', [...sizes, rowStride]), partial, blockSums, statistics, scores],
+        bindings: [r.constant([...sizes, rowStride]), partial, blockSums, statistics, scores],
         workgroups,
       });
       r.release(partial, blockSums, statistics);
@@ -234,12 +224,7 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       r.dispatch({
         stage: 'topk',
         shader: shaders.select,
-        bindings: [
-          uniform(r, 'selection parameters', [firstBlock, count * rowBlocks, rowStride, l.queryOffset, n, stride]),
-          selectTable,
-          scores,
-          index,
-        ],
+        bindings: [r.constant([firstBlock, count * rowBlocks, rowStride, l.queryOffset, n, stride]), selectTable, scores, index],
         workgroups: [Math.min(count * rowBlocks, qBlocks - firstBlock), batch.length],
       });
       r.release(scores);

@@ -270,7 +270,7 @@ function recordDequantize(
   rec.dispatch({
     stage: 'kernel',
     shader: dequantizeShader(part.type),
-    bindings: [rec.constant('dequantize', new Uint32Array([rows, columns, first])), part.buffer, halves],
+    bindings: [rec.constant(new Uint32Array([rows, columns, first])), part.buffer, halves],
     workgroups: grid(kernels, groups),
     flops: rows * columns,
   });
@@ -281,7 +281,7 @@ function recordDequantize(
 function recordPart(rec: Recorder, kernels: ModelKernels, product: Product, part: WeightPart): void {
   const { matrix, a, firstRow = 0, rows, c, output } = product;
   const { shader, workgroups } = productShader(kernels, part, shapeOf(matrix), output, rows);
-  const params = rec.constant('product', gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
+  const params = rec.constant(gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
   rec.dispatch({
     stage: 'kernel',
     shader,

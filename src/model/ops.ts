@@ -67,7 +67,7 @@ export function recordEmbedding(rec: Recorder, table: Matrix, tokens: GPUBuffer 
     rec.dispatch({
       stage: 'kernel',
       shader: embeddingShader(part.type),
-      bindings: [rec.constant('embed', words(rows, part.rows, table.columns, part.rowStart)), part.buffer, tokens, x],
+      bindings: [rec.constant(words(rows, part.rows, table.columns, part.rowStart)), part.buffer, tokens, x],
       workgroups: [Math.ceil(table.columns / 8 / 64), rows],
     });
   }
@@ -93,7 +93,7 @@ export function recordRmsNorm(
   rec.dispatch({
     stage: 'kernel',
     shader: rmsNormShader(kernels),
-    bindings: [rec.constant('norm', words(width, firstRow, { f32: eps })), x, weight, y],
+    bindings: [rec.constant(words(width, firstRow, { f32: eps })), x, weight, y],
     workgroups: [rows],
   });
 }
@@ -143,7 +143,7 @@ export function recordRope(rec: Recorder, kernels: ModelKernels, options: RopeOp
     rec.dispatch({
       stage: 'kernel',
       shader: ropeShader(kernels, config),
-      bindings: [rec.constant('rope', params), state, qkv, frequencies, norms, k, v],
+      bindings: [rec.constant(params), state, qkv, frequencies, norms, k, v],
       workgroups: [(numHeads / numKvHeads + 2) * kvCount, rows],
     });
   }
@@ -168,7 +168,7 @@ export function recordSwiglu(
   rec.dispatch({
     stage: 'kernel',
     shader: swigluShader(kernels),
-    bindings: [rec.constant('swiglu', words(inner)), gateUp, y],
+    bindings: [rec.constant(words(inner)), gateUp, y],
     workgroups: [Math.ceil(inner / 4 / 64), rows],
   });
 }
@@ -257,14 +257,14 @@ export function recordDecodeAttention(rec: Recorder, kernels: ModelKernels, opti
     rec.dispatch({
       stage: 'kernel',
       shader: decodeAttentionShader(kernels, config),
-      bindings: [rec.constant('decode', params), state, q, k, v, partialO, partialMl],
+      bindings: [rec.constant(params), state, q, k, v, partialO, partialMl],
       workgroups: [splits, kvCount],
     });
   }
   rec.dispatch({
     stage: 'kernel',
     shader: decodeCombineShader(kernels, config),
-    bindings: [rec.constant('combine', words(splits)), partialO, partialMl, o],
+    bindings: [rec.constant(words(splits)), partialO, partialMl, o],
     workgroups: [numHeads],
   });
   rec.release(partialO, partialMl);
@@ -277,7 +277,7 @@ export const ARGMAX: ShaderSpec = { label: 'argmax', code: argmaxSource, binding
 
 /** token[0] = argmax of `n` f32 logits, the lowest index among equals. */
 export function recordArgmax(rec: Recorder, logits: GPUBuffer, n: number, token: GPUBuffer): void {
-  rec.dispatch({ stage: 'kernel', shader: ARGMAX, bindings: [rec.constant('argmax', words(n)), logits, token], workgroups: [1] });
+  rec.dispatch({ stage: 'kernel', shader: ARGMAX, bindings: [rec.constant(words(n)), logits, token], workgroups: [1] });
 }
 
 /** Shader of {@link recordLogProbs}. */
@@ -300,7 +300,7 @@ export function recordLogProbs(
   rec.dispatch({
     stage: 'kernel',
     shader: LOG_PROBS,
-    bindings: [rec.constant('log probs', words(n, firstRow)), logits, targets, out],
+    bindings: [rec.constant(words(n, firstRow)), logits, targets, out],
     workgroups: [rows],
   });
 }

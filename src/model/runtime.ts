@@ -1,3 +1,4 @@
+import { BindGroups } from '../device/bind_groups.js';
 import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
 import { BufferPool, type MemoryReport } from '../device/pool.js';
 import { type DeviceProfile, profileDevice, type Tier } from '../device/profile.js';
@@ -235,6 +236,8 @@ export class LanguageModel {
   readonly #pool: BufferPool;
   /** Workspace of the decoding steps, which are recorded once. */
   readonly #decodePool: BufferPool;
+  /** Of prefill. */
+  readonly #bindGroups: BindGroups;
   /** Word 0: position of row 0. */
   readonly #state: GPUBuffer;
   readonly #token: GPUBuffer;
@@ -308,7 +311,12 @@ export class LanguageModel {
     this.#pipelines = pipelinesOf(device);
     this.#pool = new BufferPool(device);
     this.#decodePool = new BufferPool(device);
-    this.#attention = new SparsePrefill(device, { ...options.attention, ...(options.tier ? { tier: options.tier } : {}) });
+    this.#bindGroups = new BindGroups(device);
+    this.#attention = new SparsePrefill(device, {
+      ...options.attention,
+      ...(options.tier ? { tier: options.tier } : {}),
+      reuseBindGroups: true,
+    });
     this.#cache = new KvCache(device, profile, config, settings.contextLength, settings.kernels.activation);
     const buffer = (label: string, size: number): GPUBuffer =>
       device.createBuffer({ label: `minference ${label}`, size: Math.max(16, size), usage: STORAGE });
@@ -449,6 +457,7 @@ export class LanguageModel {
     this.#weights.destroy();
     this.#cache.destroy();
     this.#attention.destroy();
+    this.#bindGroups.clear();
     this.#pool.destroy();
     this.#decodePool.destroy();
     for (const buffer of this.#buffers) buffer.destroy();
@@ -510,7 +519,7 @@ export class LanguageModel {
     const inFlight: Promise<void>[] = [];
     try {
       for (const chunk of chunks) {
-        const rec = new Recorder(this.device, this.#pool, this.#pipelines);
+        const rec = new Recorder(this.device, this.#pool, this.#pipelines, this.#bindGroups);
         try {
           const report = (layers: number): void => {
             const done = layers === this.config.layers;

@@ -6,7 +6,7 @@ import { BufferPool } from '../device/pool.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { Recorder } from '../device/recorder.js';
 import { checkInteger, checkOneOf, invalidArgument, limitExceeded } from '../errors.js';
-import { dispatchFlops, divCeil, f32Bits, stagedDimensions, uniform } from '../index/layer.js';
+import { dispatchFlops, divCeil, f32Bits, stagedDimensions } from '../index/layer.js';
 import { prelude, type StorageFormat, storageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { BYTES, bindWindow, type Tensor } from '../kernels/tensor.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
@@ -207,7 +207,7 @@ export class RecallMeter {
       const flops = groupRows * visible * layer.headDim * 2;
       const atOnce = Math.max(1, Math.floor(dispatchFlops(profile) / flops));
       for (let first = 0; first < groups; first += atOnce) {
-        const params = uniform(rec, 'map parameters', [
+        const params = rec.constant([
           layer.seqLen,
           layer.queryOffset,
           cell,
@@ -279,7 +279,7 @@ export class RecallMeter {
         const b = o(sparse.o, head);
         const lseA = lseWindow(dense, head);
         const lseB = lseWindow(sparse, head);
-        const params = uniform(rec, 'compare parameters', [
+        const params = rec.constant([
           seqLen,
           firstRow,
           a.base + head * a.headStride,

@@ -1,5 +1,5 @@
 import type { DeviceProfile } from '../device/profile.js';
-import type { Recorder } from '../device/recorder.js';
+import type { Bindable, Recorder } from '../device/recorder.js';
 import { blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../index/block_sparse.js';
 import { flexPrefillWorkspaceBytes, recordFlexPrefillIndex } from '../index/flex_prefill.js';
 import type { BuiltIndex, IndexLayer } from '../index/layer.js';
@@ -51,7 +51,7 @@ export interface LayerPlan {
 interface IndexedGroup {
   readonly kernel: AttentionKernel;
   readonly heads: readonly Head[];
-  readonly indexBuffer: GPUBuffer | undefined;
+  readonly indexBuffer: Bindable | undefined;
   readonly entries: readonly { readonly indexOffset: number; readonly args: readonly number[] }[];
 }
 
@@ -202,7 +202,7 @@ function indexGroup(
   const kernel = kernelOf(kind);
   if (kind === 'static_vertical_slash') {
     const { words, entries } = packStaticIndex(heads.map((h) => h.pattern as StaticPattern));
-    return { group: { kernel, heads, indexBuffer: rec.constant('static index', words, 'storage'), entries } };
+    return { group: { kernel, heads, indexBuffer: rec.constant(words), entries } };
   }
   const indexed = indexLayer(layer, options);
   if (kind === 'flex_prefill') {
@@ -254,8 +254,8 @@ const BAND_DIAGONALS = 512;
 
 /** One pass over a group's rows: a kernel, and what the passes differ in. */
 interface AttentionPass extends ChosenKernel {
-  readonly heads: GPUBuffer;
-  readonly index: GPUBuffer;
+  readonly heads: Bindable;
+  readonly index: Bindable;
   readonly writesLse: boolean;
   /** Keys that a tile of rows up to `row` visits of a head's pattern, of `visible`. */
   readonly keys: (pattern: HeadPattern, visible: number, row: number) => number;
@@ -288,7 +288,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
     const own = group.kernel === 'vertical_slash' ? [...args.slice(0, 2), band ? BAND_DIAGONALS : 0] : args;
     entries.set([h.head, h.kvHead, indexOffset, ...own], i * 8);
   });
-  const heads = rec.constant('heads', entries, 'storage');
+  const heads = rec.constant(entries);
   const indexed = { heads, index: group.indexBuffer ?? heads };
   const tiles =
     kernel.slashTile === undefined
@@ -328,7 +328,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       rec.dispatch({
         stage: 'kernel',
         shader,
-        bindings: [rec.constant('attention params', params), q.range, k.range, v.range, o.range, lse.range, heads, index],
+        bindings: [rec.constant(params), q.range, k.range, v.range, o.range, lse.range, heads, index],
         workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
         flops: slice.flops,
       });

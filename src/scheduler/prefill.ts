@@ -1,3 +1,4 @@
+import { BindGroups } from '../device/bind_groups.js';
 import { PipelineCache } from '../device/pipelines.js';
 import { BufferPool, type MemoryReport } from '../device/pool.js';
 import { type DeviceProfile, profileDevice } from '../device/profile.js';
@@ -52,6 +53,8 @@ export class SparsePrefill {
   readonly #runPool: BufferPool;
   readonly #workspaceLimit: number;
   readonly #dispatchMs: number;
+  /** Of {@link record}. */
+  readonly #bindGroups: BindGroups | undefined;
   #lostInfo: GPUDeviceLostInfo | undefined;
   #flopsPerMs: number;
 
@@ -63,11 +66,12 @@ export class SparsePrefill {
       throw invalidArgument('device', device, 'a GPUDevice');
     }
     checkObject('options', options);
-    const { workspaceLimit = 512 * MIB, dispatchMs = 100 } = options;
+    const { workspaceLimit = 512 * MIB, dispatchMs = 100, reuseBindGroups = false } = options;
     checkInteger('options.workspaceLimit', workspaceLimit, 1, Number.MAX_SAFE_INTEGER);
     if (typeof dispatchMs !== 'number' || !(dispatchMs > 0))
       throw invalidArgument('options.dispatchMs', dispatchMs, 'a number above 0');
     this.device = device;
+    if (typeof reuseBindGroups !== 'boolean') throw invalidArgument('options.reuseBindGroups', reuseBindGroups, 'true or false');
     const { tilings } = options;
     this.profile = { ...profileDevice(device, options.tier, options.adapterInfo), ...(tilings ? { tilings } : {}) };
     this.#pipelines = new PipelineCache(device);
@@ -75,6 +79,7 @@ export class SparsePrefill {
     this.#runPool = new BufferPool(device);
     this.#workspaceLimit = workspaceLimit;
     this.#dispatchMs = dispatchMs;
+    this.#bindGroups = reuseBindGroups ? new BindGroups(device) : undefined;
     this.#flopsPerMs = firstGuess(this.profile);
     void device.lost.then((info) => {
       this.#lostInfo = info;
@@ -117,7 +122,7 @@ export class SparsePrefill {
     if (timer !== undefined && typeof timer?.next !== 'function') throw invalidArgument('timer', timer, 'a StageTimer');
     this.#checkAlive();
     const resolved = resolveLayer(this.profile, layer);
-    const rec = new Recorder(this.device, this.#recordPool, this.#pipelines);
+    const rec = new Recorder(this.device, this.#recordPool, this.#pipelines, this.#bindGroups);
     this.#recordPool.resetPeak();
     try {
       const plan = this.#plan(rec, resolved);
@@ -196,14 +201,16 @@ export class SparsePrefill {
     return { run: this.#runPool.report(), record: this.#recordPool.report() };
   }
 
-  /** Frees workspace that is not in use. */
+  /** Frees workspace that is not in use, and lets go of the caller's buffers. */
   trim(): void {
+    this.#bindGroups?.clear();
     this.#runPool.trim();
     this.#recordPool.trim();
   }
 
   /** Frees everything. The device and the caller's buffers stay. */
   destroy(): void {
+    this.#bindGroups?.clear();
     this.#runPool.destroy();
     this.#recordPool.destroy();
   }

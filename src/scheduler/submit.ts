@@ -79,12 +79,12 @@ export class StageTimer {
   }
 }
 
-/** Encodes steps; neighbouring dispatches of one stage share a compute pass. */
+/** Encodes steps in as few compute passes as can be: one for each stage that is to be timed. */
 export function encodeSteps(encoder: GPUCommandEncoder, steps: readonly Step[], timer?: StageTimer): void {
   let pass: GPUComputePassEncoder | undefined;
   let passStage: Stage | undefined;
   for (const step of steps) {
-    if (pass && (step.kind === 'clear' || step.stage !== passStage)) {
+    if (pass && (step.kind === 'clear' || (timer && step.stage !== passStage))) {
       pass.end();
       pass = undefined;
     }
@@ -94,9 +94,11 @@ export function encodeSteps(encoder: GPUCommandEncoder, steps: readonly Step[], 
     }
     if (!pass) {
       const timestampWrites = timer?.next(step.stage);
-      pass = encoder.beginComputePass({ label: `minference ${step.stage}`, ...(timestampWrites ? { timestampWrites } : {}) });
+      const label = timer ? `minference ${step.stage}` : 'minference';
+      pass = encoder.beginComputePass({ label, ...(timestampWrites ? { timestampWrites } : {}) });
       passStage = step.stage;
     }
+    step.constants?.seal();
     pass.setPipeline(step.pipeline);
     pass.setBindGroup(0, step.bindGroup);
     pass.dispatchWorkgroups(...step.workgroups);

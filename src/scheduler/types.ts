@@ -175,6 +175,11 @@ export interface SparsePrefillOptions {
   readonly adapterInfo?: GPUAdapterInfo;
   /** Tilings to use instead of the chosen ones: for benchmarks. */
   readonly tilings?: TilingOverrides;
+  /**
+   * Keep the bind groups of {@link SparsePrefill.record}, for layers whose buffers return with every chunk and prompt. They hold the
+   * caller's buffers until `trim()` or `destroy()`, so destroy what is no longer needed. Default false.
+   */
+  readonly reuseBindGroups?: boolean;
 }
 
 /** Progress of a running layer. */

@@ -4,7 +4,7 @@ import { openNodeDevice } from '../../src/device/node.js';
 import { LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
 
-test('a prompt that was seen makes no buffers for its layers again, and short ones share submissions', async () => {
+test('a prompt that was seen makes no buffers and bind groups for its layers again, and short ones share submissions and passes', async () => {
   const device = await openNodeDevice({ backend: 'null' });
   const layers = 12;
   const model = await LanguageModel.load(device, syntheticModel({ ...(SHAPES['tiny'] as ModelConfig), layers }, 'f16'), {
@@ -16,9 +16,29 @@ test('a prompt that was seen makes no buffers for its layers again, and short on
   await model.prefill(tokens, { patterns, denseBelow: 0 });
   model.reset();
 
-  const calls = { buffers: 0, submissions: 0 };
+  const calls = { buffers: 0, submissions: 0, groups: 0, passes: 0, clears: 0 };
   const { queue } = device;
   const createBuffer = device.createBuffer.bind(device);
+  const createBindGroup = device.createBindGroup.bind(device);
+  const createCommandEncoder = device.createCommandEncoder.bind(device);
+  device.createBindGroup = (descriptor) => {
+    calls.groups++;
+    return createBindGroup(descriptor);
+  };
+  device.createCommandEncoder = (descriptor) => {
+    const encoder = createCommandEncoder(descriptor);
+    const begin = encoder.beginComputePass.bind(encoder);
+    const clear = encoder.clearBuffer.bind(encoder);
+    encoder.beginComputePass = (pass) => {
+      calls.passes++;
+      return begin(pass);
+    };
+    encoder.clearBuffer = (...range) => {
+      calls.clears++;
+      clear(...range);
+    };
+    return encoder;
+  };
   const submit = queue.submit.bind(queue);
   device.createBuffer = (descriptor) => {
     calls.buffers++;
@@ -33,6 +53,10 @@ test('a prompt that was seen makes no buffers for its layers again, and short on
   // The logits' way back is one buffer and one submission, and making them another submission.
   expect(calls.buffers).toBe(1);
   expect(calls.submissions).toBe(chunks + 2);
+  expect(calls.groups).toBe(0);
+  // Passes of a layer: before its attention, the attention up to the clearing of a histogram, from there, and behind it.
+  expect(calls.clears).toBe(chunks * layers);
+  expect(calls.passes).toBe(4 * chunks * layers + 1);
   model.destroy();
   device.destroy();
 });

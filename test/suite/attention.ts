@@ -188,7 +188,7 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant('params', words), ...windows.map((w) => w.range), lse.buffer, entries, indexBuffer],
+      bindings: [recorder.constant(words), ...windows.map((w) => w.range), lse.buffer, entries, indexBuffer],
       workgroups: [rowTiles, headCount],
     });
   };

@@ -1,4 +1,4 @@
-import type { Recorder } from '../../src/device/recorder.js';
+import type { Bindable, Recorder } from '../../src/device/recorder.js';
 import {
   MATRIX_FEATURE,
   MATRIX_SHAPES,
@@ -61,8 +61,8 @@ export function indexBindings(
   index: GPUBuffer,
   entries: Uint32Array<ArrayBuffer>,
   sizes: SlashTilesSizes,
-): readonly GPUBuffer[] {
-  if (kernel !== 'vertical_slash') return [rec.constant('heads', entries, 'storage'), index];
+): readonly Bindable[] {
+  if (kernel !== 'vertical_slash') return [rec.constant(entries), index];
   const { heads, buffer } = recordSlashTiles(rec, index, entries, sizes);
   return [heads, buffer];
 }
@@ -225,7 +225,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant('params', params), ...windows.map((w) => w.range), lse.buffer, ...indexed, ...bank],
+      bindings: [recorder.constant(params), ...windows.map((w) => w.range), lse.buffer, ...indexed, ...bank],
       workgroups: [rowTiles, headCount],
     });
   };

@@ -60,7 +60,7 @@ export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: M
     stage: 'kernel',
     shader,
     bindings: [
-      rec.constant('product', gemmParams(m, { rows: n, rowStart }, k, firstRow, width)),
+      rec.constant(gemmParams(m, { rows: n, rowStart }, k, firstRow, width)),
       upload(device, bytes, bytes.byteLength + 4),
       uploadNumbers(device, a, 'f16'),
       uploadNumbers(device, bias, 'f32'),
