@@ -1,39 +1,50 @@
 // Vertical-slash estimate, pass 1 of 2: scores of the last query rows, and their softmax statistics over each tile of keys.
 //
 //   m[tile, r] = max_j s[r, j],   l[tile, r] = sum_j exp2(s[r, j] - m[tile, r]),   j in the tile
+//   kept[tile, r, j] = exp2(s[r, j] - share_m[tile, r, share of j]),   share_m = max s over the share
 //
-// Grid: x = tile of 128 keys (from params.first_tile on), y = head. Two threads share a row and take its fours of keys in turn.
+// Grid: x = tile of 128 keys (from params.first_tile on), y = head. Two threads share a row and take its eights of keys in turn, in
+// each part of the tile: what a thread takes of a part is a share.
 // Bindings: lib/index_estimate_params.wgsl, lib/index_queries_keys.wgsl, and
 //   tile_statistics  [heads, tiles, 64] (m, l)
-//   kept             [heads, kept_tiles, 64, 128] scores, for pass 2
+//   kept             [heads, kept_tiles, 64, 128] probabilities, for pass 2
+//   share_maxima     [heads, kept_tiles, 64, 2 KEPT_PARTS]
 
 @group(0) @binding(5) var<storage, read_write> tile_statistics: array<vec2<f32>>;
-@group(0) @binding(6) var<storage, read_write> kept: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> kept: array<Kept>;
+@group(0) @binding(7) var<storage, read_write> share_maxima: array<f32>;
 
-// Of this thread's share of its row, so far.
+// Of this thread's shares of its row, so far.
 var<private> m: f32;
 var<private> l: f32;
-// Where the tile's scores are kept.
+// Whether the tile's probabilities are kept, and which of the kept tiles it is.
 var<private> is_kept: bool;
-var<private> kept_at: u32;
+var<private> kept_slot: u32;
 
 fn take_part(part: u32, thread: u32) {
   let row = thread / 2u;
-  var most = vec4<f32>(m);
-  for (var i = thread % 2u; i < 2u * PART4; i += 2u) {
-    let key = part_key(part, i);
-    let s = estimate_four(row, key, part_four(row, i));
-    most = max(most, s);
+  var most = vec4<f32>(M_START);
+  for (var e = thread % 2u; e < PART4; e += 2u) {
+    let key = part_key(part, 2u * e);
+    most = max(most, estimate_four(row, key, part_four(row, 2u * e)));
+    most = max(most, estimate_four(row, key + 4u, part_four(row, 2u * e + 1u)));
+  }
+  let share_m = max4(most);
+  var sum = vec4<f32>();
+  for (var e = thread % 2u; e < PART4; e += 2u) {
+    let key = part_key(part, 2u * e);
+    let lo = exp2(estimate_four(row, key, part_four(row, 2u * e)) - share_m);
+    let hi = exp2(estimate_four(row, key + 4u, part_four(row, 2u * e + 1u)) - share_m);
+    sum += lo + hi;
     if (is_kept) {
-      kept[kept_at + row * (TILE_KEYS / 4u) + key / 4u] = s;
+      kept[kept_slot * KEPT_TILE + row * (TILE_KEYS / 8u) + key / 8u] = to_kept(lo, hi);
     }
   }
-  let m_new = max4(most);
-  var sum = vec4<f32>();
-  for (var i = thread % 2u; i < 2u * PART4; i += 2u) {
-    sum += exp2(estimate_four(row, part_key(part, i), part_four(row, i)) - m_new);
+  if (is_kept) {
+    share_maxima[(kept_slot * TILE_ROWS + row) * (2u * KEPT_PARTS) + share_of(part_key(part, 2u * (thread % 2u)) / 8u)] = share_m;
   }
-  l = fma(l, exp2(m - m_new), sum4(sum));
+  let m_new = max(m, share_m);
+  l = l * exp2(m - m_new) + sum4(sum) * exp2(share_m - m_new);
   m = m_new;
 }
 
@@ -41,7 +52,7 @@ fn take_part(part: u32, thread: u32) {
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let tile = params.first_tile + workgroup.x;
   is_kept = tile - params.kept_first < params.kept_tiles;   // wraps around below the first one
-  kept_at = kept_start(workgroup.y, tile);
+  kept_slot = kept_tile(workgroup.y, tile);
   m = M_START;
   l = 0.0;
   estimate_tile(thread, workgroup.y, tile);

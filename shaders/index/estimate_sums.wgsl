@@ -1,12 +1,12 @@
 // Vertical-slash estimate, pass 2 of 2: sums of the attention probabilities of the last query rows along
 // columns and diagonals.
 //
-//   A[r, j] = exp2(s[r, j] - lse2[r])
+//   A[r, j] = exp2(s[r, j] - lse2[r]),   lse2[r] = m[r] + log2(l[r])
 //   vertical[j] = sum_r A[r, j]                                  (+inf for the first forced_columns)
 //   diagonal_partial[tile, r - j + 127] = sum of A[r, j] in the tile, j counted from its first key
 //
-// Scores take 64 words per key: as many tiles as there is room for are kept from pass 1, which runs again for the others. Thread
-// (ty, tx) has the 8 x 8 square of rows 8 ty + a and keys 8 tx + b. Sums run in a fixed order, so results do not change from
+// Probabilities take 64 numbers per key: as many tiles as there is room for are kept from pass 1, which runs again for the others; so
+// A[r, j] = kept[tile, r, j] exp2(share_m[tile, r, share of j] - lse2[r]). Thread (ty, tx) has the 8 x 8 square of rows 8 ty + a and keys 8 tx + b. Sums run in a fixed order, so results do not change from
 // run to run. slash_scores.wgsl adds the tiles' diagonals up.
 //
 // Grid: x = tile of 128 keys (from params.first_tile on), y = head.
@@ -14,12 +14,14 @@
 //   merged            [heads, 64] (m, l) over all keys
 //   scores            [heads, 2, 128 * tiles] bits of f32; the first of the two lists is `vertical`
 //   diagonal_partial  [heads, tiles, 192]
-//   kept              [heads, kept_tiles, 64, 128] scores, from pass 1
+//   kept              [heads, kept_tiles, 64, 128] probabilities, from pass 1
+//   share_maxima      [heads, kept_tiles, 64, 2 KEPT_PARTS]
 
 @group(0) @binding(1) var<storage, read> merged: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> scores: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> diagonal_partial: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> kept: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> kept: array<Kept>;
+@group(0) @binding(5) var<storage, read> share_maxima: array<f32>;
 
 const TILE_ROWS: u32 = 64u;
 const TILE_KEYS: u32 = 128u;
@@ -57,19 +59,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     lse2[thread] = row_lse2;
   }
+  let kept_slot = kept_tile(workgroup.y, tile);
   var p: array<vec4<f32>, 16>;
-  let at = kept_start(workgroup.y, tile) + 8u * ty * (TILE_KEYS / 4u) + 2u * tx;
+  var share_m: array<f32, 8>;
   for (var a = 0u; a < 8u; a++) {
-    p[2u * a] = kept[at + a * (TILE_KEYS / 4u)];
-    p[2u * a + 1u] = kept[at + a * (TILE_KEYS / 4u) + 1u];
+    let row = 8u * ty + a;
+    let eight = of_kept(kept[kept_slot * KEPT_TILE + row * (TILE_KEYS / 8u) + tx]);
+    p[2u * a] = eight[0];
+    p[2u * a + 1u] = eight[1];
+    share_m[a] = share_maxima[(kept_slot * TILE_ROWS + row) * (2u * KEPT_PARTS) + share_of(tx)];
   }
   workgroupBarrier();
   var columns_lo = vec4<f32>();
   var columns_hi = vec4<f32>();
   for (var a = 0u; a < 8u; a++) {
-    let row_lse2 = vec4<f32>(lse2[8u * ty + a]);
-    p[2u * a] = exp2(p[2u * a] - row_lse2);
-    p[2u * a + 1u] = exp2(p[2u * a + 1u] - row_lse2);
+    let factor = exp2(share_m[a] - lse2[8u * ty + a]);
+    p[2u * a] *= factor;
+    p[2u * a + 1u] *= factor;
     columns_lo += p[2u * a];
     columns_hi += p[2u * a + 1u];
   }

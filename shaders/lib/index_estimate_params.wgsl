@@ -1,4 +1,5 @@
-// Parameters of the vertical-slash estimate's passes, and where its scores lie in between.
+// Parameters of the vertical-slash estimate's passes, and where its probabilities lie in between. Constant: KEPT_PARTS (PARTS of
+// index_score_part_places.wgsl).
 
 struct EstimateParams {
   rows: u32,             // R = min(64, query rows of the call)
@@ -8,15 +9,21 @@ struct EstimateParams {
   first_tile: u32,       // tile of workgroup 0
   scale_log2: f32,       // softmax scale times log2(e)
   forced_columns: u32,   // first columns that get +inf
-  kept_tiles: u32,       // tiles of each head whose scores are in memory between the passes
+  kept_tiles: u32,       // tiles of each head whose probabilities are in memory between the passes
   kept_first: u32,       // the first one
 }
 
 @group(0) @binding(0) var<uniform> params: EstimateParams;
 
-const KEPT_TILE: u32 = 2048u;         // vec4 of a tile of 64 x 128 scores
+// Eights of keys of a tile's 64 rows.
+const KEPT_TILE: u32 = 1024u;
 
-// First vec4 of a kept tile: [64, 32] vec4, a row of 128 keys after the other.
-fn kept_start(head_slot: u32, tile: u32) -> u32 {
-  return (head_slot * params.kept_tiles + tile - params.kept_first) * KEPT_TILE;
+// Which of the kept tiles this one is.
+fn kept_tile(head_slot: u32, tile: u32) -> u32 {
+  return head_slot * params.kept_tiles + tile - params.kept_first;
+}
+
+// Eights of keys are taken in 2 * KEPT_PARTS shares of a row, each of which has a maximum: the share of eight g of 16.
+fn share_of(g: u32) -> u32 {
+  return g % 8u / (8u / KEPT_PARTS) * 2u + g % 2u;
 }

@@ -6,7 +6,7 @@ import splitMeans from '../../shaders/lib/block_means_split.wgsl?raw';
 import orderedScores from '../../shaders/lib/block_scores_ordered.wgsl?raw';
 import rawScores from '../../shaders/lib/block_scores_raw.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
@@ -73,20 +73,25 @@ export function blockScoreShaders(
   const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk };
   return {
     tileRows: tile.rows,
-    pool: {
-      label: `block-sparse estimate: mean pool D=${headDim} ${storage}${split ? ' split' : ''}`,
-      code: [
-        prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, SPLIT: split ? 1 : 0 } }),
-        storageLibrary(storage),
-        meanPool,
-      ].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'write'],
-    },
-    scores: {
-      label: `block-sparse estimate: scores D=${headDim} ${tile.tag}${raw ? ' raw' : ''}`,
-      code: [tile.directives + prelude({ constants }), tile.code, split ? splitMeans : means, blockScores, write].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'read', 'write', ...(raw ? [] : (['write'] as const))],
-    },
+    pool: lazyShader(
+      {
+        label: `block-sparse estimate: mean pool D=${headDim} ${storage}${split ? ' split' : ''}`,
+        bindings: ['uniform', 'read', 'read', 'write'],
+      },
+      () =>
+        [
+          prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, SPLIT: split ? 1 : 0 } }),
+          storageLibrary(storage),
+          meanPool,
+        ].join('\n'),
+    ),
+    scores: lazyShader(
+      {
+        label: `block-sparse estimate: scores D=${headDim} ${tile.tag}${raw ? ' raw' : ''}`,
+        bindings: ['uniform', 'read', 'read', 'read', 'write', ...(raw ? [] : (['write'] as const))],
+      },
+      () => [tile.directives + prelude({ constants }), tile.code, split ? splitMeans : means, blockScores, write].join('\n'),
+    ),
   };
 }
 

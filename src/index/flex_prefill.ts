@@ -7,7 +7,7 @@ import flexVerticalSlash from '../../shaders/index/flex_vertical_slash.wgsl?raw'
 import cumulative from '../../shaders/lib/index_cumulative.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
 import mergeStatistics from '../../shaders/lib/merge_statistics.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
@@ -77,16 +77,19 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
   const perDigit = (shader: ShaderSpec): ShaderSpec[] => DIGITS.map((digit) => ({ ...shader, constants: { DIGIT: digit } }));
   return {
     ...blockScoreShaders(profile, headDim, storage, true),
-    decide: {
-      label: `flex-prefill estimate: decide D=${headDim} ${storage}`,
-      code: [
-        prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }),
-        storageLibrary(storage),
-        mergeStatistics,
-        flexDecide,
-      ].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write', 'write'],
-    },
+    decide: lazyShader(
+      {
+        label: `flex-prefill estimate: decide D=${headDim} ${storage}`,
+        bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write', 'write'],
+      },
+      () =>
+        [
+          prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim } }),
+          storageLibrary(storage),
+          mergeStatistics,
+          flexDecide,
+        ].join('\n'),
+    ),
     histogram: perDigit({
       label: 'cumulative selection: histogram',
       code: [radix, cumulative, cumulativeHistogram].join('\n'),

@@ -22,6 +22,8 @@ export interface ScoreTile {
   readonly storage: StorageFormat;
   /** Value of the constant D_CHUNK. */
   readonly dChunk: number;
+  /** In how many parts `score_parts` hands the scores over. */
+  readonly parts: number;
   /** WGSL of `score_tile`, or of `score_parts`, and its constants, written when it is asked for. */
   readonly code: string;
   /** Whether it runs on subgroup matrices. */
@@ -44,6 +46,8 @@ export interface MatrixTileSize {
 type OpsOf = (shape: MatrixShape) => MatrixOps;
 
 const TILE_KEYS = 128;
+/** PARTS of shaders/lib/index_score_parts.wgsl. */
+const PLAIN_PARTS = 4;
 /** The part of a tile that a subgroup multiplies. */
 const SUBGROUP_ROWS = 32;
 const SUBGROUP_KEYS = 64;
@@ -76,6 +80,7 @@ export function scoreTile(
       rows: size.rows,
       storage: 'f16-packed',
       dChunk: staging.chunk,
+      parts: SUBGROUP_KEYS / staging.part,
       get code() {
         const handOver = size.scores === 'parts' ? matrixParts : matrixSquares;
         return `${matrix}\n${places}\n${handOver}\n${matrixCode(shape, size, staging, opsOf(shape))}`;
@@ -85,7 +90,7 @@ export function scoreTile(
   }
   const dChunk = stagedDimensions(profile);
   const code = size.scores === 'parts' ? `${plain}\n${places}\n${plainParts}` : plain;
-  return { tag: `d${dChunk}`, directives: '', rows: 64, storage, dChunk, code, onMatrices: false };
+  return { tag: `d${dChunk}`, directives: '', rows: 64, storage, dChunk, parts: PLAIN_PARTS, code, onMatrices: false };
 }
 
 /** How the matrix form passes rows, keys and scores through workgroup memory. */

@@ -4,9 +4,11 @@ import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
 import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
 import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
 import estimateParams from '../../shaders/lib/index_estimate_params.wgsl?raw';
+import keptF16 from '../../shaders/lib/index_kept_f16.wgsl?raw';
+import keptF32 from '../../shaders/lib/index_kept_f32.wgsl?raw';
 import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { DispatchOptions, Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
@@ -55,8 +57,8 @@ const TILE_DIAGONALS = 192;
 /** Tiles of the heads that are done at a time, at least, where there are so many. */
 const BATCH_TILES = 2048;
 const HEADER_WORDS = 4;
-/** Scores of a tile. */
-const KEPT_TILE_BYTES = LAST_QUERIES * TILE_KEYS * 4;
+/** Maxima of the shares of a tile's rows, at most (shaders/lib/index_estimate_params.wgsl). */
+const SHARES_BYTES = LAST_QUERIES * 8 * 4;
 const LOG2E = Math.LOG2E;
 
 interface Shaders {
@@ -67,28 +69,48 @@ interface Shaders {
   readonly runs: ShaderSpec;
 }
 
+/** Whether what the passes of the estimate hand on is f16: where the products that it comes from are. */
+function keepsHalves(profile: DeviceProfile, storage: StorageFormat): boolean {
+  return profile.matrix !== undefined && storage === 'f16';
+}
+
+/** Bytes of the probabilities of a tile between the passes. */
+function keptTileBytes({ profile, storage }: Pick<IndexLayer, 'profile' | 'storage'>): number {
+  return LAST_QUERIES * TILE_KEYS * (keepsHalves(profile, storage) ? 2 : 4);
+}
+
 function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
   const tile = scoreTile(profile, headDim, storage, ESTIMATE_TILE);
+  const halves = keepsHalves(profile, storage);
+  const kept = halves ? keptF16 : keptF32;
+  const keptTag = `${halves ? 'f16' : 'f32'} kept in ${2 * tile.parts} shares`;
   return {
-    softmax: {
-      label: `vertical-slash estimate: softmax D=${headDim} ${storage} ${tile.tag}`,
-      code: [
-        tile.directives + prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk } }),
-        storageLibrary(tile.storage),
-        tile.code,
-        queriesKeys,
-        estimateParams,
-        estimate,
-        estimateSoftmax,
-      ].join('\n'),
-      bindings: ['uniform', 'uniform', 'read', 'read', 'read', 'write', 'write'],
-    },
+    softmax: lazyShader(
+      {
+        label: `vertical-slash estimate: softmax D=${headDim} ${storage} ${tile.tag}, ${keptTag}`,
+        bindings: ['uniform', 'uniform', 'read', 'read', 'read', 'write', 'write', 'write'],
+      },
+      () =>
+        [
+          tile.directives +
+            prelude({
+              f16: storage === 'f16',
+              constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk, KEPT_PARTS: tile.parts },
+            }),
+          storageLibrary(tile.storage),
+          tile.code,
+          queriesKeys,
+          estimateParams,
+          kept,
+          estimate,
+          estimateSoftmax,
+        ].join('\n'),
+    ),
     merge: softmaxMergeShader,
-    sums: {
-      label: 'vertical-slash estimate: sums',
-      code: [estimateParams, estimateSums].join('\n'),
-      bindings: ['uniform', 'read', 'write', 'write', 'read'],
-    },
+    sums: lazyShader(
+      { label: `vertical-slash estimate: sums, ${keptTag}`, bindings: ['uniform', 'read', 'write', 'write', 'read', 'read'] },
+      () => [prelude({ constants: { KEPT_PARTS: tile.parts } }), estimateParams, kept, estimateSums].join('\n'),
+    ),
     slashScores: { label: 'vertical-slash estimate: diagonals', code: slashScores, bindings: ['uniform', 'read', 'write'] },
     runs: { label: 'vertical-slash runs', code: [radix, slashRuns].join('\n'), bindings: ['read', 'read', 'write'] },
   };
@@ -104,7 +126,7 @@ export function verticalSlashScoreShaders(profile: DeviceProfile, headDim: numbe
 export function verticalSlashScoreBytes(layer: IndexLayer, heads: number): { readonly peak: number; readonly scores: number } {
   const one = { head: 0, kvHead: 0, verticalSize: 0, slashSize: 1 };
   const s = batchSizes(layer.k.rows, new Array<VerticalSlashHead>(heads).fill(one));
-  const kept = heads * keptTileCount(layer, heads) * KEPT_TILE_BYTES;
+  const kept = heads * keptTileCount(layer, heads) * (keptTileBytes(layer) + SHARES_BYTES);
   return { peak: kept + s.statistics + Math.max(2 * s.groups, s.merged + s.scores + s.diagonals), scores: s.scores };
 }
 
@@ -134,18 +156,21 @@ function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
   };
 }
 
-/** Tiles of all heads together whose scores may be kept between the passes: what fits half of the workspace. */
+/** Tiles of all heads together whose probabilities may be kept between the passes: what fits half of the workspace. */
 function keptTileRoom(layer: IndexLayer): number {
   const { limits } = layer.profile;
-  return Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize) / KEPT_TILE_BYTES;
+  return (
+    Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize) /
+    (keptTileBytes(layer) + SHARES_BYTES)
+  );
 }
 
-/** Tiles of each head whose scores are kept between the passes, one at least. */
+/** Tiles of each head whose probabilities are kept between the passes, one at least. */
 function keptTileCount(layer: IndexLayer, heads: number): number {
   return Math.min(divCeil(layer.k.rows, TILE_KEYS), Math.max(1, Math.floor(keptTileRoom(layer) / heads)));
 }
 
-/** Workspace of a batch of heads beside the kept scores. */
+/** Workspace of a batch of heads beside the kept probabilities. */
 function transientBytes(keys: number, heads: readonly VerticalSlashHead[]): number {
   const s = batchSizes(keys, heads);
   const merging = s.statistics + 2 * s.groups;
@@ -165,7 +190,7 @@ function headBatches(layer: IndexLayer, heads: readonly VerticalSlashHead[]): Ve
     perHead = Math.max(perHead, transientBytes(keys, [head]));
     largest = Math.max(largest, s.scores, s.diagonals, s.statistics);
   }
-  // As many heads as can keep all their scores, so that none are computed twice, but enough work for a GPU.
+  // As many heads as can keep all their probabilities, so that none are computed twice, but enough work for a GPU.
   const tiles = divCeil(keys, TILE_KEYS);
   const keeping = Math.max(Math.floor(keptTileRoom(layer) / tiles), divCeil(BATCH_TILES, tiles));
   return batches(heads, Math.min(layer.workspaceLimit / 2 / perHead, binding / largest, keeping));
@@ -190,15 +215,15 @@ function indexWords(keys: number, head: VerticalSlashHead): number {
 
 /**
  * Memory of {@link recordVerticalSlashIndex}. Per head of a batch the workspace is 18 bytes per key (plus
- * 49 KiB, 4 bytes per kept column or diagonal, and rounding to whole tiles of 128 keys), and for the kept scores 256 bytes
- * per key or half of `workspaceLimit`, whichever is less; the index is
+ * 49 KiB, 4 bytes per kept column or diagonal, and rounding to whole tiles of 128 keys), and for the kept probabilities 272 bytes
+ * per key (144 for f16 tensors in the matrix tier) or half of `workspaceLimit`, whichever is less; the index is
  * `4 + verticalSize + 3 * min(slashSize, ceil(Nk / 65))` words.
  */
 export function verticalSlashWorkspaceBytes(layer: IndexLayer, heads: readonly VerticalSlashHead[]): IndexBytes {
   const { keys } = layerSizes(layer);
   let transient = 0;
   for (const batch of headBatches(layer, heads)) {
-    const kept = batch.length * keptTileCount(layer, batch.length) * KEPT_TILE_BYTES;
+    const kept = batch.length * keptTileCount(layer, batch.length) * (keptTileBytes(layer) + SHARES_BYTES);
     transient = Math.max(transient, transientBytes(keys, batch) + kept);
   }
   let words = 0;
@@ -239,8 +264,9 @@ export function recordVerticalSlashScores(
   const tileFlops = heads.length * 2 * LAST_QUERIES * TILE_KEYS * headDim;
   const tilesAtOnce = Math.max(1, Math.floor(dispatchFlops(layer.profile) / tileFlops));
   const keptTiles = keptTileCount(layer, heads.length);
-  const kept = rec.workspace('estimate: kept scores', heads.length * keptTiles * KEPT_TILE_BYTES);
-  /** Dispatches a pass for tiles from `start` to `end`; scores of those from `keptFirst` on are kept. */
+  const kept = rec.workspace('estimate: kept probabilities', heads.length * keptTiles * keptTileBytes(layer));
+  const shares = rec.workspace('estimate: maxima of shares', heads.length * keptTiles * SHARES_BYTES);
+  /** Dispatches a pass for tiles from `start` to `end`; probabilities of those from `keptFirst` on are kept. */
   const pass = (
     shader: ShaderSpec,
     start: number,
@@ -275,7 +301,7 @@ export function recordVerticalSlashScores(
   const tileStatistics = rec.workspace('estimate: tile softmax', sizes.statistics);
   const tensors = rec.constant(windowWords(q, k));
   const softmax = (start: number, end: number, keptFirst: number): void =>
-    pass(shaders.softmax, start, end, keptFirst, tensors, q.range, k.range, headTable, tileStatistics, kept);
+    pass(shaders.softmax, start, end, keptFirst, tensors, q.range, k.range, headTable, tileStatistics, kept, shares);
   softmax(0, tiles, 0);
   const statistics = recordSoftmaxMerge(rec, tileStatistics, heads.length, tiles);
 
@@ -284,9 +310,9 @@ export function recordVerticalSlashScores(
   for (let first = 0; first < tiles; first += keptTiles) {
     const end = Math.min(first + keptTiles, tiles);
     if (first > 0) softmax(first, end, first);
-    pass(shaders.sums, first, end, first, statistics, scores, diagonals, kept);
+    pass(shaders.sums, first, end, first, statistics, scores, diagonals, kept, shares);
   }
-  rec.release(statistics, tileStatistics, kept);
+  rec.release(statistics, tileStatistics, kept, shares);
   rec.dispatch({
     stage: 'estimate',
     shader: shaders.slashScores,

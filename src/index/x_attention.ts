@@ -4,7 +4,7 @@ import cumulativeSelect from '../../shaders/index/cumulative_select.wgsl?raw';
 import antidiagonal from '../../shaders/lib/index_antidiagonal.wgsl?raw';
 import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import type { BindingKind, ShaderSpec } from '../device/pipelines.js';
+import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
@@ -61,24 +61,24 @@ function shadersFor(tile: ScoreTile, headDim: number, storage: StorageFormat, st
   });
   const read: BindingKind = 'read';
   return {
-    softmax: {
-      label: `x-attention estimate: softmax D=${headDim} S=${stride} ${storage} ${tile.tag}`,
-      code: [
-        tile.directives + head,
-        storageLibrary(tile.storage),
-        tile.code,
-        queriesKeys,
-        antidiagonal,
-        antidiagonalSoftmax,
-      ].join('\n'),
-      bindings: ['uniform', 'uniform', read, read, read, 'write', 'write'],
-    },
+    softmax: lazyShader(
+      {
+        label: `x-attention estimate: softmax D=${headDim} S=${stride} ${storage} ${tile.tag}`,
+        bindings: ['uniform', 'uniform', read, read, read, 'write', 'write'],
+      },
+      () =>
+        [tile.directives + head, storageLibrary(tile.storage), tile.code, queriesKeys, antidiagonal, antidiagonalSoftmax].join(
+          '\n',
+        ),
+    ),
     merge: softmaxMergeShader,
-    blocks: {
-      label: `x-attention estimate: blocks S=${stride} ${tile.rows}`,
-      code: prelude({ constants: { STRIDE: stride, TILE_ROWS: tile.rows } }) + antidiagonalBlocks,
-      bindings: ['uniform', read, read, read, 'write'],
-    },
+    blocks: lazyShader(
+      {
+        label: `x-attention estimate: blocks S=${stride} ${tile.rows}`,
+        bindings: ['uniform', read, read, read, 'write'],
+      },
+      () => prelude({ constants: { STRIDE: stride, TILE_ROWS: tile.rows } }) + antidiagonalBlocks,
+    ),
     select: {
       label: 'cumulative block selection',
       code: [radix, cumulativeSelect].join('\n'),
