@@ -40,16 +40,16 @@ const PATTERNS: Readonly<Record<string, HeadPattern>> = {
 const RESERVE = 4 * 2 ** 30;
 
 /**
- * Tokens that run through the layers at a time. Sparse heads read all keys once per chunk, to build its index, so chunks grow with the
- * prompt: a sixteenth of it, from 4,096 (up to 64K tokens) to 32,768 (from 512K on), halved until the activations take at most
- * a sixteenth of the memory.
+ * Tokens that run through the layers at a time: the whole prompt, as in MInference, up to 32,768, halved until the activations take at
+ * most a sixteenth of the memory. Sparse heads read all keys once per chunk, to build its index, and products of few rows leave
+ * multiprocessors idle.
  *
  * @param rowBytes - activations of a token.
  */
 export function defaultChunk(tokens: number, rowBytes: number, memory: number): number {
   let chunk = 32_768;
-  while (chunk > 4096 && (16 * chunk > tokens || 16 * rowBytes * chunk > memory)) chunk /= 2;
-  return chunk;
+  while (chunk > 4096 && 16 * rowBytes * chunk > memory) chunk /= 2;
+  return Math.min(chunk, Math.ceil(tokens / 64) * 64);
 }
 
 /** What a real model reads. */
@@ -512,7 +512,7 @@ export function addModelCommand(
     .option('--lengths <list>', 'tokens of the prompts (default: 8K to 1M, 8K with --weights)', (text) => list(text).map(Number))
     .option('--patterns <list>', `${Object.keys(PATTERNS).join()},mix (default: dense, and mix or vertical_slash)`, list)
     .option('--config <file>', 'pattern file of the pattern mix')
-    .option('--chunk <n>', 'tokens that run through the layers at a time (default: 1/16 of the prompt, 4096 to 32768)', Number)
+    .option('--chunk <n>', 'tokens that run through the layers at a time (default: the prompt, at most 32768)', Number)
     .option('--layers <n>', 'layers at most, of random weights (default: all that fit)', Number)
     .option('--memory <gib>', 'GPU memory to fill (default: what nvidia-smi says is free)', Number)
     .option('--budget-seconds <s>', 'fewer layers run when a prompt would take longer', Number, 40)

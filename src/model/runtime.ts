@@ -46,7 +46,7 @@ export interface LanguageModelOptions {
   readonly contextLength?: number;
   /**
    * Most tokens of a prompt that run through the layers together: bounds the memory for activations. Default: as many as take
-   * 256 MiB, at least 2048 and at most 8192; 2048 on software adapters.
+   * 256 MiB or an eighth of what the weights take, at least 2048 and at most 8192; 2048 on software adapters.
    */
   readonly chunkSize?: number;
   /** Sparse attention of prompts. Default: dense. */
@@ -159,8 +159,9 @@ const SUBMISSIONS_IN_FLIGHT = 3;
  * and yet has to end in time for watchdogs and aborts, 0.2 s on a GPU of 1 TFLOPS.
  */
 const SUBMISSION_FLOPS = 2e11;
-/** Bytes of activations that the default chunk may take. */
+/** Bytes of activations that the default chunk may take whatever the model, and the share of the weights' bytes that it may take. */
 const ACTIVATION_BYTES = 2 ** 28;
+const ACTIVATION_SHARE = 1 / 8;
 /** Bytes of logits that are made at a time when all are asked for. */
 const LOGITS_BYTES = 2 ** 26;
 
@@ -267,7 +268,7 @@ export class LanguageModel {
   static async load(device: GPUDevice, model: LoadedModel, options: LanguageModelOptions = {}): Promise<LanguageModel> {
     const { config } = model;
     const profile = profileDevice(device, options.tier);
-    const settings = resolveOptions(profile, config, options);
+    const settings = resolveOptions(profile, model, options);
     options.signal?.throwIfAborted();
     const { onProgress } = options;
     const weights = await uploadWeights(device, profile, model, {
@@ -1000,9 +1001,11 @@ interface Settings {
   readonly patterns: LayerPatterns;
 }
 
-function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: LanguageModelOptions): Settings {
+function resolveOptions(profile: DeviceProfile, { config, weights }: LoadedModel, options: LanguageModelOptions): Settings {
   const { contextLength = Math.min(config.contextLength, DEFAULT_CONTEXT), denseBelow = 4096 } = options;
-  const { chunkSize = defaultChunk(profile, config) } = options;
+  let weightBytes = 0;
+  for (const { byteLength } of weights.values()) weightBytes += byteLength;
+  const { chunkSize = defaultChunk(profile, config, weightBytes) } = options;
   checkInteger('options.contextLength', contextLength, 1, 2 ** 26);
   checkInteger('options.chunkSize', chunkSize, 1, 65535);
   checkInteger('options.denseBelow', denseBelow, 0, Number.MAX_SAFE_INTEGER);
@@ -1031,10 +1034,16 @@ function resolveOptions(profile: DeviceProfile, config: ModelConfig, options: La
   };
 }
 
-function defaultChunk({ software, tier }: DeviceProfile, config: ModelConfig): number {
+/** Tokens of a prompt that run through the layers together unless the caller says: see {@link LanguageModelOptions.chunkSize}. */
+export function defaultChunk(
+  { software, tier }: Pick<DeviceProfile, 'software' | 'tier'>,
+  config: ModelConfig,
+  weightBytes: number,
+): number {
   const row = activationBytes(config, BYTES[tier === 'portable' ? 'f32' : 'f16']);
   const [least, most] = [2048, software ? 2048 : 8192];
-  return Math.min(most, Math.max(least, Math.floor(ACTIVATION_BYTES / row / 64) * 64));
+  const room = Math.max(ACTIVATION_BYTES, weightBytes * ACTIVATION_SHARE);
+  return Math.min(most, Math.max(least, Math.floor(room / row / 64) * 64));
 }
 
 function matrixTiling(

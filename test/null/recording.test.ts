@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
 import { openNodeDevice } from '../../src/device/node.js';
-import { LanguageModel } from '../../src/model/runtime.js';
+import { defaultChunk, LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
 
 test('a prompt that was seen makes no buffers and bind groups for its layers again, and short ones share submissions and passes', async () => {
@@ -75,6 +75,17 @@ test('a chunk has 8192 tokens where activations are small, and fewer where they 
   // 4 * 256 + 2 * (256 + 2 * 6 * 64 + 3 * 8192) bytes a token: 5120 in 256 MiB, and 16384 is four chunks of 4096.
   expect(await chunkOf({ ...tiny, layers: 1, intermediateSize: 8192 })).toBe(4096);
   device.destroy();
+});
+
+test('activations may take an eighth of what the weights take', () => {
+  const config = SHAPES['llama-3.1-8b'] as ModelConfig;
+  const hardware = { software: false, tier: 'matrix' } as const;
+  const [f16, q4] = [16e9, 4.9e9];
+  expect(defaultChunk(hardware, config, f16)).toBe(8192);
+  // 131,072 bytes a token: 612 MB.
+  expect(defaultChunk(hardware, config, q4)).toBe(4672);
+  expect(defaultChunk(hardware, config, 1e6)).toBe(2048);
+  expect(defaultChunk({ ...hardware, software: true }, config, f16)).toBe(2048);
 });
 
 test('a submission that fails while a later one is waited for rejects the prompt, and nothing else', async () => {

@@ -55,9 +55,9 @@ test('no row of a synthetic projection is a row of the embedding', async () => {
   }
 });
 
-test('chunks grow with the prompt, as far as memory allows', () => {
-  const chunks = [1000, 32_768, 65_536, 131_072, 262_144, 524_288, 2 ** 20].map((n) => defaultChunk(n, 131_072, 80 * 2 ** 30));
-  expect(chunks).toEqual([4096, 4096, 4096, 8192, 16_384, 32_768, 32_768]);
+test('chunks are whole prompts, as far as memory allows', () => {
+  const chunks = [1000, 8192, 32_768, 65_536, 2 ** 20].map((n) => defaultChunk(n, 131_072, 80 * 2 ** 30));
+  expect(chunks).toEqual([1024, 8192, 32_768, 32_768, 32_768]);
   expect(defaultChunk(2 ** 20, 131_072, 24 * 2 ** 30)).toBe(8192);
   expect(defaultChunk(2 ** 20, 131_072, 2 ** 30)).toBe(4096);
   expect(defaultChunk(2 ** 20, 131_072, Number.POSITIVE_INFINITY)).toBe(32_768);
