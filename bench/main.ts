@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { openNodeDevice } from '../src/device/node.js';
+import { pollGently } from '../src/device/poll.js';
 import {
   availableTiers,
   type HeadPattern,
@@ -243,4 +244,5 @@ program
 addTuneCommand(program);
 addGemmCommand(program);
 addModelCommand(program, tilingsOf);
+pollGently();
 await program.parseAsync();

@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { LanguageModel } from 'minference-webgpu/model';
 import { openNodeModel } from 'minference-webgpu/model/node';
-import { openNodeDevice } from 'minference-webgpu/node';
+import { openNodeDevice, pollGently } from 'minference-webgpu/node';
 
 const asset = (name) => new URL(`../assets/${name}`, import.meta.url);
 const novel = readFileSync(asset('text/austen-persuasion-ch1-2.txt'), 'utf8').split(/(?<=\.)\s+/);
@@ -15,6 +15,7 @@ const questions = [
   ['What is the code of blue-otter-512?', 'The code of blue-otter-512 is'],
 ];
 
+pollGently(); // this program is nobody else's
 const device = await openNodeDevice();
 const loaded = await openNodeModel(asset('model/minference-retrieval-3m.gguf').pathname);
 const { tokenizer } = loaded;

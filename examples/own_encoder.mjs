@@ -1,9 +1,10 @@
 // Sparse prefill inside of your own command encoder: one layer, a pattern for each head, nothing read back in between.
 // node examples/own_encoder.mjs
 import { SparsePrefill } from 'minference-webgpu';
-import { openNodeDevice } from 'minference-webgpu/node';
+import { openNodeDevice, pollGently } from 'minference-webgpu/node';
 
 const [numHeads, numKvHeads, headDim, seqLen] = [4, 2, 64, 700];
+pollGently(); // this program is nobody else's
 const device = await openNodeDevice(); // yours, if you have one
 
 /** A tensor of random numbers, or an empty one. */

@@ -4,3 +4,4 @@
  * @packageDocumentation
  */
 export { createNodeGpu, type OpenNodeDeviceOptions, openNodeDevice } from './device/node.js';
+export { pollGently } from './device/poll.js';

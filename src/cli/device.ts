@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { openDevice } from '../device/open.js';
 import { pollGently } from '../device/poll.js';
-import { profileDevice, TIERS, type Tier } from '../device/profile.js';
+import { TIERS, type Tier } from '../device/profile.js';
 import { MinferenceError } from '../errors.js';
 import type { CliContext } from './app.js';
 
@@ -35,7 +35,6 @@ export async function withDevice<T>(
       { cause },
     );
   });
-  if (profileDevice(device).software) pollGently();
   device.addEventListener('uncapturederror', (event) =>
     context.note(`GPU error: ${(event as GPUUncapturedErrorEvent).error.message}`),
   );
@@ -58,6 +57,7 @@ async function open(options: DeviceOptions): Promise<GPUDevice> {
   }
   // Loaded here so that runtimes with their own WebGPU never load Dawn.
   const { openNodeDevice } = await import('../device/node.js');
+  pollGently();
   return openNodeDevice(options.adapter === undefined ? {} : { adapter: options.adapter });
 }
 

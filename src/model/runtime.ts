@@ -493,10 +493,12 @@ export class LanguageModel {
     if (tokens.length < least) throw invalidArgument('tokens', tokens, `at least ${least} token`);
     const room = this.contextLength - this.length;
     if (tokens.length > room) throw contextOverflow('tokens.length', tokens.length, room);
-    return Array.from(tokens, (token, i) => {
-      checkInteger(`tokens[${i}]`, token, 0, this.config.vocabSize - 1);
-      return token;
-    });
+    const most = this.config.vocabSize - 1;
+    const ids = Array.from(tokens);
+    // A name for each of a million tokens would take longer than all their checks.
+    const wrong = ids.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id <= most));
+    if (wrong >= 0) checkInteger(`tokens[${wrong}]`, ids[wrong], 0, most);
+    return ids;
   }
 
   // ---- prefill
