@@ -1,10 +1,11 @@
-// Weights as f16:   out[r, c] = f16(W[first_row + r, c])
-// W [., k] in the type of binding 1 (one of the weights_*.wgsl files), out [n, k]. An invocation does 8 columns.
+// Weights as f16:   out[to_row + r, c] = f16(W[first_row + r, c])
+// W [., k] in the type of binding 1 (one of the weights_*.wgsl files), out [., k]. n rows. An invocation does 8 columns.
 
 struct DequantizeParams {
   n: u32,
   k: u32,                // a multiple of 32
   first_row: u32,
+  to_row: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: DequantizeParams;
@@ -18,5 +19,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
   if (at >= params.n * groups) {
     return;
   }
-  halves[at] = halves_of(load_weights(params.first_row + at / groups, at % groups));
+  halves[params.to_row * groups + at] = halves_of(load_weights(params.first_row + at / groups, at % groups));
 }

@@ -11,6 +11,7 @@ struct GemmParams {
   c_base: u32,           // column of C that row 0 of W gives; counts elements, as the stride does
   c_stride: u32,
   unit: u32,             // 1, see lib/attention_bindings.wgsl
+  up_start: u32,         // SwiGLU: rows of W from one of gate to the same of up; then n counts both
 }
 
 @group(0) @binding(0) var<uniform> params: GemmParams;

@@ -182,9 +182,9 @@ export function productShader(
     const groups = Math.ceil(part.rows / (GEMV.TY * GEMV.ROWS_W));
     return { shader: gemvShader(kernels, type, output, matrix.bias, rows), workgroups: grid(kernels, groups) };
   }
-  const tiling = kernels.matrix && gemmTilingFor(kernels.matrix, matrix.columns);
+  const tiling = matrixTilingFor(kernels, matrix.columns, rows);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
-  if (tiling && aligned && kernels.activation === 'f16' && rows > 16) {
+  if (tiling && aligned) {
     return {
       shader: matrixGemmShader(tiling, type, output, matrix.bias, kernels.profile.checked),
       workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil(part.rows / tiling.blockN)],
@@ -197,6 +197,12 @@ export function productShader(
   };
 }
 
+/** The tiling of a product on subgroup matrices, for as many rows and a matrix of as many columns; none where other kernels do it. */
+function matrixTilingFor(kernels: ModelKernels, columns: number, rows: number): MatrixGemmTiling | undefined {
+  const { matrix, activation } = kernels;
+  return matrix && activation === 'f16' && rows > 16 ? gemmTilingFor(matrix, columns) : undefined;
+}
+
 /** Words of `GemmParams`, see shaders/model/gemm_bindings.wgsl. */
 export function gemmParams(
   rows: number,
@@ -204,8 +210,9 @@ export function gemmParams(
   columns: number,
   firstRow: number,
   stride: number,
+  upStart = 0,
 ): Uint32Array<ArrayBuffer> {
-  return new Uint32Array([rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1]);
+  return new Uint32Array([rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1, upStart]);
 }
 
 /** Turns weights into f16, see shaders/model/dequantize.wgsl. */
@@ -239,8 +246,10 @@ export function recordProduct(rec: Recorder, kernels: ModelKernels, product: Pro
       recordPart(rec, kernels, product, part);
       continue;
     }
-    for (const { first, rows } of slabs(kernels, part.rows, product.matrix.columns)) {
-      const buffer = recordDequantize(rec, kernels, part, first, rows, product.matrix.columns);
+    const { columns } = product.matrix;
+    for (const { first, rows } of slabs(kernels, part.rows, columns)) {
+      const buffer = rec.workspace('weights as f16', 2 * rows * columns);
+      recordDequantize(rec, kernels, part, { first, rows, columns }, buffer);
       recordPart(rec, kernels, product, { type: 'f16', buffer, rows, rowStart: part.rowStart + first });
       rec.release(buffer);
     }
@@ -256,25 +265,22 @@ function slabs({ profile, matrix }: ModelKernels, rows: number, columns: number)
   return Array.from({ length: Math.ceil(rows / each) }, (_, i) => ({ first: i * each, rows: Math.min(each, rows - i * each) }));
 }
 
-/** Records the turning of some rows of weights into f16; the caller releases the result. */
+/** Records the turning of some rows of weights into f16, from row `to` of `halves` on. */
 function recordDequantize(
   rec: Recorder,
   kernels: ModelKernels,
   part: WeightPart,
-  first: number,
-  rows: number,
-  columns: number,
-): GPUBuffer {
-  const halves = rec.workspace('weights as f16', 2 * rows * columns);
-  const groups = Math.ceil((rows * columns) / 8 / 256);
+  { first, rows, columns }: { readonly first: number; readonly rows: number; readonly columns: number },
+  halves: GPUBuffer,
+  to = 0,
+): void {
   rec.dispatch({
     stage: 'kernel',
     shader: dequantizeShader(part.type),
-    bindings: [rec.constant(new Uint32Array([rows, columns, first])), part.buffer, halves],
-    workgroups: grid(kernels, groups),
+    bindings: [rec.constant([rows, columns, first, to]), part.buffer, halves],
+    workgroups: grid(kernels, Math.ceil((rows * columns) / 8 / 256)),
     flops: rows * columns,
   });
-  return halves;
 }
 
 /** Records the columns of C that a part of the weights gives. */
@@ -289,4 +295,94 @@ function recordPart(rec: Recorder, kernels: ModelKernels, product: Product, part
     workgroups,
     flops: 2 * rows * part.rows * matrix.columns,
   });
+}
+
+/** silu(A Wg^T) * (A Wu^T) for {@link recordSwigluProduct}. */
+export interface SwigluProduct extends Pick<Product, 'a' | 'rows' | 'c'> {
+  /** Gate, and as many rows of up below it. */
+  readonly matrix: Matrix;
+}
+
+/** Rows of gate and of up that one dispatch of {@link recordSwigluProduct} does. */
+interface SwigluSlab {
+  readonly first: number;
+  readonly rows: number;
+  /** Of gate and of up. */
+  readonly parts: readonly [WeightPart, WeightPart];
+}
+
+/**
+ * Whether {@link recordSwigluProduct} can do a product of so many rows: on subgroup matrices, with gate and up in one buffer, or with
+ * weights that become f16 first.
+ */
+export function fusesSwiglu(kernels: ModelKernels, matrix: Matrix, rows: number): boolean {
+  if (!matrixTilingFor(kernels, matrix.columns, rows) || matrix.bias || matrix.rows % 8 !== 0) return false;
+  return matrix.parts.length === 1 || matrix.parts.every(({ type }) => dequantizes(kernels, type, rows));
+}
+
+function swigluShaderFor(kernels: ModelKernels, type: WeightType, columns: number, rows: number) {
+  const tiling = matrixTilingFor(kernels, columns, rows) as MatrixGemmTiling;
+  return { tiling, shader: matrixGemmShader(tiling, type, 'swiglu', false, kernels.profile.checked) };
+}
+
+/** Every shader that {@link recordSwigluProduct} takes. */
+export function swigluProductShaders(kernels: ModelKernels, { parts, columns }: Matrix, rows: number): ShaderSpec[] {
+  return parts.flatMap(({ type }) => {
+    const turned = dequantizes(kernels, type, rows);
+    const { shader } = swigluShaderFor(kernels, turned ? 'f16' : type, columns, rows);
+    return turned ? [dequantizeShader(type), shader] : [shader];
+  });
+}
+
+/** Records C = silu(A Wg^T) * (A Wu^T), where {@link fusesSwiglu}: gate and up themselves never reach memory. */
+export function recordSwigluProduct(rec: Recorder, kernels: ModelKernels, product: SwigluProduct): void {
+  const { matrix, a, rows, c } = product;
+  const { columns } = matrix;
+  const inner = matrix.rows / 2;
+  const record = (type: WeightType, weights: GPUBuffer, first: number, count: number, upStart: number): void => {
+    const { tiling, shader } = swigluShaderFor(kernels, type, columns, rows);
+    rec.dispatch({
+      stage: 'kernel',
+      shader,
+      bindings: [
+        rec.constant(gemmParams(rows, { rows: 2 * count, rowStart: first }, columns, 0, inner, upStart)),
+        weights,
+        a,
+        weights,
+        c,
+      ],
+      workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil((2 * count) / tiling.blockN)],
+      flops: 4 * rows * count * columns,
+    });
+  };
+  const [only] = matrix.parts;
+  if (only && matrix.parts.length === 1 && !dequantizes(kernels, only.type, rows)) {
+    record(only.type, only.buffer, 0, inner, inner);
+    return;
+  }
+  for (const slab of swigluSlabs(kernels, matrix)) {
+    const halves = rec.workspace('weights as f16', 4 * slab.rows * columns);
+    slab.parts.forEach((part, i) => {
+      const first = i * inner + slab.first - part.rowStart;
+      recordDequantize(rec, kernels, part, { first, rows: slab.rows, columns }, halves, i * slab.rows);
+    });
+    record('f16', halves, slab.first, slab.rows, slab.rows);
+    rec.release(halves);
+  }
+}
+
+/** Rows of gate and up of which each lie in one part of the matrix, and of which both fit a slab. */
+function swigluSlabs(kernels: ModelKernels, { rows, columns, parts }: Matrix): SwigluSlab[] {
+  const inner = rows / 2;
+  const partAt = (row: number): WeightPart => parts.find((p) => row < p.rowStart + p.rows) as WeightPart;
+  const most = slabs(kernels, inner, 2 * columns)[0]?.rows ?? inner;
+  const found: SwigluSlab[] = [];
+  for (let first = 0; first < inner; ) {
+    const pair = [partAt(first), partAt(inner + first)] as const;
+    const ends = [pair[0].rowStart + pair[0].rows, pair[1].rowStart + pair[1].rows - inner];
+    const end = Math.min(first + most, inner, ...ends);
+    found.push({ first, rows: end - first, parts: pair });
+    first = end;
+  }
+  return found;
 }

@@ -10,6 +10,9 @@ import type { WeightType } from './types.js';
 /** What becomes of a product: stored as an activation or as f32, or added to the f32 residual stream. */
 export type ProductOutput = 'activation' | 'f32' | 'add';
 
+/** Of a product on subgroup matrices: also `swiglu`, the activation silu(A Wg^T) * (A Wu^T) of the rows of gate and of up in W. */
+export type MatrixProductOutput = ProductOutput | 'swiglu';
+
 /** How a matrix-tier product is tiled; see {@link matrixGemmShader}. */
 export interface MatrixGemmTiling {
   readonly shape: MatrixShape;
@@ -164,7 +167,9 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
     .join('\n');
 
 /**
- * C[m, n] (+)= A[m, k] W[n, k]^T + bias[n] on subgroup matrices: f16 operands, f32 sums, W dequantised while it is staged.
+ * C[m, n] (+)= A[m, k] W[n, k]^T + bias[n] on subgroup matrices: f16 operands, f32 sums, W dequantised while it is staged; or
+ * C[m, n / 2] = silu(A Wg^T) * (A Wu^T), without biases: four rows of gate stand beside the four of up there, so that both sums of an
+ * element meet where results leave the matrices.
  *
  * A workgroup computes blockM x blockN elements, each of its subgroups subgroupM x subgroupN of them, in matrices that
  * are variables of their own: arrays of matrices land in local memory. Each step of `depth` columns stages both operands
@@ -183,7 +188,7 @@ const lines = (...parts: readonly (string | readonly string[])[]): string =>
 export function matrixGemmShader(
   t: MatrixGemmTiling,
   type: WeightType,
-  output: ProductOutput,
+  output: MatrixProductOutput,
   bias: boolean,
   checked = true,
   ops: MatrixOps = nativeOps(t.shape, 'workgroup'),
@@ -219,7 +224,8 @@ export function matrixGemmShader(
       gemmBindings,
       weightLibrary(type),
       type === 'f16' ? WORD_OF_HALVES : WORD_OF_EIGHT,
-      outputLibrary(output === 'activation' ? 'f16' : 'f32'),
+      outputLibrary(output === 'activation' || output === 'swiglu' ? 'f16' : 'f32'),
+      output === 'swiglu' ? INTERLEAVED : '',
       `@group(0) @binding(2) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> c: array<vec4<Output>>;
@@ -242,9 +248,15 @@ fn weight_word(row: u32, group: u32) -> vec4<u32> {
   return halves_of(load_weights(row, group));
 }`;
 
+const INTERLEAVED = `
+// The row of W behind row i of the workgroups: four of gate, four of up, and so on.
+fn interleaved(i: u32) -> u32 {
+  return i / 8u * 4u + i % 4u + i / 4u % 2u * params.up_start;
+}`;
+
 type Operand = 'a' | 'w';
 
-function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean, ops: MatrixOps, checked: boolean): string {
+function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: boolean, ops: MatrixOps, checked: boolean): string {
   const { m, n, k } = t.shape;
   const threads = gemmSubgroups(t) * SUBGROUP_SIZE;
   const rowMatrices = range(t.subgroupM / m);
@@ -277,7 +289,10 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
     eachWord((name, of, i) => {
       const [start, count] = of === 'a' ? ['row0', 'params.m'] : ['column0', 'params.n'];
       const any = `${start} + ${line} + ${i * turn}u`;
-      const row = checked ? any : `min(${any}, ${count} - 1u)`;
+      const known = checked ? any : `min(${any}, ${count} - 1u)`;
+      // Blocks and turns are whole eights of rows.
+      const own = checked ? `interleaved(${start} + ${line}) + ${(i * turn) / 2}u` : `interleaved(${known})`;
+      const row = of === 'w' && output === 'swiglu' ? own : known;
       return of === 'a'
         ? `${name} = a[params.a_base / 2u + (${row}) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`
         : `${name} = weight_word(${row}, ${k0} / 8u + ${group});`;
@@ -370,6 +385,33 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
   );
 
   const slice = sliceColumns(t);
+  /** Results of 16 rows and a slice of columns to memory, from `scratch` on. */
+  const store = (firstRow: string, firstColumn: string): string =>
+    lines(
+      `for (var i = lane; i < 16u * SLICE4; i += ${SUBGROUP_SIZE}u) {
+let row = ${firstRow} + i / SLICE4;
+let column = ${firstColumn} + 4u * (i % SLICE4);
+if (row < params.m && column < params.n) {
+let at = (row * params.c_stride + params.c_base + column) / 4u;
+var x = bitcast<vec4<f32>>(tile[scratch + (i / SLICE4) * SLICE_STRIDE + i % SLICE4]);`,
+      bias ? 'x += bias[(params.c_base + column) / 4u];' : '',
+      output === 'add' ? 'x += c[at];' : '',
+      `c[at] = pack_output(x);
+}
+}`,
+    );
+  /** The same for gate and up: four of each make four activations. */
+  const storeSwiglu = (firstRow: string, firstColumn: string): string =>
+    `for (var i = lane; i < 8u * SLICE4; i += ${SUBGROUP_SIZE}u) {
+let row = ${firstRow} + i / (SLICE4 / 2u);
+let column = ${firstColumn} + 8u * (i % (SLICE4 / 2u));
+if (row < params.m && column < params.n) {
+let at = scratch + i / (SLICE4 / 2u) * SLICE_STRIDE + i % (SLICE4 / 2u) * 2u;
+let gate = bitcast<vec4<f32>>(tile[at]);
+let up = bitcast<vec4<f32>>(tile[at + 1u]);
+c[(row * params.c_stride + params.c_base + column / 2u) / 4u] = pack_output(gate / (1.0 + exp(-gate)) * up);
+}
+}`;
   const epilogue = range(t.subgroupM / 16).flatMap((strip) =>
     range(t.subgroupN / slice).map((part) =>
       lines(
@@ -385,17 +427,10 @@ function mainFunction(t: MatrixGemmTiling, output: ProductOutput, bias: boolean,
           ),
         ),
         'workgroupBarrier();',
-        `for (var i = lane; i < 16u * SLICE4; i += ${SUBGROUP_SIZE}u) {
-let row = row0 + subgroup_row + ${strip * 16}u + i / SLICE4;
-let column = column0 + subgroup_column + ${part * slice}u + 4u * (i % SLICE4);
-if (row < params.m && column < params.n) {
-let at = (row * params.c_stride + params.c_base + column) / 4u;
-var x = bitcast<vec4<f32>>(tile[scratch + (i / SLICE4) * SLICE_STRIDE + i % SLICE4]);`,
-        bias ? 'x += bias[(params.c_base + column) / 4u];' : '',
-        output === 'add' ? 'x += c[at];' : '',
-        `c[at] = pack_output(x);
-}
-}`,
+        (output === 'swiglu' ? storeSwiglu : store)(
+          `row0 + subgroup_row + ${strip * 16}u`,
+          `column0 + subgroup_column + ${part * slice}u`,
+        ),
       ),
     ),
   );

@@ -10,7 +10,16 @@ import { SparsePrefill } from '../scheduler/prefill.js';
 import { encodeSteps, StageTimer, withErrorScopes } from '../scheduler/submit.js';
 import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } from '../scheduler/types.js';
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
-import { DEQUANTIZE_ROWS, type Matrix, type ModelKernels, productShaders, recordProduct } from './gemm.js';
+import {
+  DEQUANTIZE_ROWS,
+  fusesSwiglu,
+  type Matrix,
+  type ModelKernels,
+  productShaders,
+  recordProduct,
+  recordSwigluProduct,
+  swigluProductShaders,
+} from './gemm.js';
 import { KvCache } from './kv_cache.js';
 import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type ProductOutput } from './matrix_gemm.js';
 import {
@@ -360,6 +369,9 @@ export class LanguageModel {
     for (const layer of layers) {
       specs.push(...this.#productShaders(layer.qkv, 'activation', rows), ...this.#productShaders(layer.output, 'add', rows));
       specs.push(...this.#productShaders(layer.gateUp, 'activation', rows), ...this.#productShaders(layer.down, 'add', rows));
+      if (fusesSwiglu(this.#kernels, layer.gateUp, this.#chunkSize)) {
+        specs.push(...swigluProductShaders(this.#kernels, layer.gateUp, this.#chunkSize));
+      }
     }
     const own = patterns ? modelPatterns(config, patterns) : this.#patterns;
     const kinds = [...new Set(['dense' as const, ...own.flat().map((p) => p.kind)])];
@@ -759,12 +771,17 @@ export class LanguageModel {
     const bytes = BYTES[kernels.activation];
     const h = rec.workspace('normed', rows * hiddenSize * bytes);
     recordRmsNorm(rec, kernels, { x, weight: layer.mlpNorm, y: h, width: hiddenSize, eps: rmsEps, rows });
-    const gateUp = rec.workspace('gate and up', rows * 2 * intermediateSize * bytes);
-    recordProduct(rec, kernels, { matrix: layer.gateUp, a: h, rows, c: gateUp, output: 'activation' });
-    rec.release(h);
     const inner = rec.workspace('inner', rows * intermediateSize * bytes);
-    recordSwiglu(rec, kernels, gateUp, inner, intermediateSize, rows);
-    rec.release(gateUp);
+    const matrix = layer.gateUp;
+    if (fusesSwiglu(kernels, matrix, rows)) {
+      recordSwigluProduct(rec, kernels, { matrix, a: h, rows, c: inner });
+    } else {
+      const gateUp = rec.workspace('gate and up', rows * 2 * intermediateSize * bytes);
+      recordProduct(rec, kernels, { matrix, a: h, rows, c: gateUp, output: 'activation' });
+      recordSwiglu(rec, kernels, gateUp, inner, intermediateSize, rows);
+      rec.release(gateUp);
+    }
+    rec.release(h);
     recordProduct(rec, kernels, { matrix: layer.down, a: inner, rows, c: x, output: 'add' });
     rec.release(inner);
   }

@@ -14,7 +14,7 @@ import {
   type ProductOutput,
 } from '../../src/model/matrix_gemm.js';
 import type { WeightType } from '../../src/model/types.js';
-import { product } from '../../src/reference/model.js';
+import { product, swiglu } from '../../src/reference/model.js';
 import { relativeError } from '../../src/reference/oracle.js';
 import { dequantize } from '../../src/reference/quant.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
@@ -91,6 +91,81 @@ export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: M
   assert(error <= (dtype === 'f16' ? 1e-3 : 1e-5), `${name}: relative error ${error}`);
 }
 
+/** One SwiGLU of two products on subgroup matrices; `inner` rows of gate, and of up. */
+type MatrixSwiglu = Omit<MatrixProduct, 'output' | 'n'> & { readonly inner: number };
+
+/** Runs gate and up against the oracle; emulated on a device without subgroup matrices. */
+async function checkMatrixSwiglu(ctx: SuiteContext, name: string, run: MatrixSwiglu): Promise<void> {
+  const { device } = ctx;
+  const { tiling, type, m, inner, k, checked } = run;
+  const random = randomOf(ctx, name);
+  // Rows between gate and up that are neither, and columns on both sides that stay as they are.
+  const [gap, first, width] = [64, 8, inner + 20];
+  const bytes = randomWeights(type, 2 * inner + gap, k, random);
+  const a = roundToF16(random.normals(m * k));
+  const before = roundToF16(random.normals(m * width, 3));
+  const c = uploadNumbers(device, before, 'f16');
+  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
+  const shader = matrixGemmShader(tiling, type, 'swiglu', false, checked, ops);
+  await gpuOf(device).pipelines.prepare([shader]);
+  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil((2 * inner) / tiling.blockN)] as const;
+  const rec = recorderOf(device);
+  const weights = upload(device, bytes, bytes.byteLength + 4);
+  const invocations = workgroups[0] * workgroups[1] * gemmSubgroups(tiling) * 32;
+  rec.dispatch({
+    stage: 'kernel',
+    shader,
+    bindings: [
+      rec.constant(gemmParams(m, { rows: 2 * inner, rowStart: first }, k, 0, width, inner + gap)),
+      weights,
+      uploadNumbers(device, a, 'f16'),
+      weights,
+      c,
+      ...(ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : []),
+    ],
+    workgroups,
+  });
+  submit(rec);
+  const w = roundToF16(dequantize(type, bytes));
+  const part = (row: number): Float64Array => product(a, w.subarray(row * k, (row + inner) * k), m, k);
+  const expected = swiglu(part(0), part(inner + gap));
+  const actual = await readNumbers(device, c, m * width, 'f16');
+  const inside = new Float64Array(m * inner);
+  actual.forEach((x, at) => {
+    const [row, column] = [Math.floor(at / width), (at % width) - first];
+    if (column >= 0 && column < inner) inside[row * inner + column] = x;
+    else assert(x === before[at], `${name}: column ${column + first} of row ${row} was written`);
+  });
+  const error = relativeError(inside, expected);
+  assert(error <= 1e-3, `${name}: relative error ${error}`);
+}
+
+/** Gate and up in strips, in halves of strips and in 16 KiB; whole and ragged blocks, with and without rows past the end. */
+const swigluCases: SuiteCase[] = (
+  [
+    [160, 'f16', true],
+    [160, 'f16', false],
+    [192, 'f16', true],
+    [64, 'q8_0', true],
+    [64, 'q6_k', false],
+  ] as const
+).map(([blockM, type, checked]): SuiteCase => {
+  const halves = blockM === 192;
+  const t = GEMM_TILINGS.find((tiling) => tiling.blockM === blockM && (tiling.subgroupN % 16 !== 0) === halves);
+  const shape = { m: 16, n: halves ? 8 : 16, k: 16 } as const;
+  const name = `SwiGLU on matrices: ${t && gemmTilingName({ ...t, shape })}, ${type}${checked ? '' : ', clamped'}`;
+  return {
+    name,
+    needs: 'f16',
+    run: (ctx) => {
+      assert(t !== undefined, `there is no tiling of ${blockM} rows`);
+      const tiling = fitting({ ...t, shape }, ctx.profile.limits.maxComputeWorkgroupStorageSize);
+      const size = { m: tiling.blockM + 9, inner: tiling.blockN / 2 + 20, k: type === 'q6_k' ? 256 : 192 };
+      return checkMatrixSwiglu(ctx, name, { tiling, type, checked, ...size });
+    },
+  };
+});
+
 /** The tiling, with smaller blocks where it does not fit the device's workgroup memory. */
 function fitting(t: MatrixGemmTiling, memory: number): MatrixGemmTiling {
   if (gemmWorkgroupBytes(t) <= memory) return t;
@@ -113,7 +188,7 @@ const groups: SuiteCase = {
 };
 
 /** Every tiling on an odd number of rows and a ragged number of columns; types, shapes and results in turn. */
-export const matrixGemmCases: SuiteCase[] = [groups, ...GEMM_TILINGS.map(tilingCase)];
+export const matrixGemmCases: SuiteCase[] = [groups, ...swigluCases, ...GEMM_TILINGS.map(tilingCase)];
 
 function tilingCase(t: GemmTilingShape, i: number): SuiteCase {
   const shapes = MATRIX_SHAPES.filter((shape) => gemmTilingProblem({ ...t, shape }) === undefined);
