@@ -79,8 +79,21 @@ export default defineConfig({
       { extends: true, test: { name: 'unit', include: ['test/unit/*.test.ts'] } },
       { extends: true, test: { name: 'null', include: ['test/null/*.test.ts'], pool: 'forks' } },
       { extends: true, test: { ...shared, name: 'gpu', pool: 'forks' } },
-      // Matrix kernels, emulated on devices without subgroup matrices: slow, so `npm run test:matrix` runs them alone.
-      { extends: true, test: { name: 'matrix', include: ['test/emulated/*.test.ts'], pool: 'forks' } },
+      // Matrix kernels, emulated on devices without subgroup matrices; of products only the smallest blocks.
+      {
+        extends: true,
+        test: {
+          name: 'emulated',
+          include: ['matrix', 'matrix_index', 'matrix_gemm_small'].map((s) => `test/emulated/${s}.test.ts`),
+          pool: 'forks',
+          provide: { tiers: 'f16' },
+        },
+      },
+      // Products in all blocks take six minutes, so `npm run test:matrix` runs them alone.
+      {
+        extends: true,
+        test: { name: 'matrix', include: ['test/emulated/matrix_gemm.test.ts'], pool: 'forks', provide: { tiers: 'f16' } },
+      },
       {
         extends: true,
         test: {

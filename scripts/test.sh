@@ -18,7 +18,7 @@ check npx biome check .
 check npx tsc -p .
 check npm run --silent build
 check npm run --silent build:deno
-projects reference demo gpu null unit
+projects reference demo gpu null emulated unit
 # Everything else runs one test after the other, on one device: Deno beside the rest.
 npx deno test -A --no-check .build/deno/suite.test.js >.build/deno.log 2>&1 &
 deno=$!

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
 import { openNodeDevice } from '../../src/device/node.js';
+import { MATRIX_FEATURE, rememberMatrixShapes } from '../../src/device/subgroup_matrix.js';
 import { defaultChunk, LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
 
@@ -74,6 +75,34 @@ test('a chunk has 8192 tokens where activations are small, and fewer where they 
   expect(await chunkOf(tiny)).toBe(8192);
   // 4 * 256 + 2 * (256 + 2 * 6 * 64 + 3 * 8192) bytes a token: 5120 in 256 MiB, and 16384 is four chunks of 4096.
   expect(await chunkOf({ ...tiny, layers: 1, intermediateSize: 8192 })).toBe(4096);
+  device.destroy();
+});
+
+test('a model of the matrix tier records what a device accepts, SwiGLU in its product', async () => {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  rememberMatrixShapes(device, {
+    vendor: 'nvidia',
+    subgroupMinSize: 32,
+    subgroupMaxSize: 32,
+    subgroupMatrixConfigs: [{ componentType: 'f16', resultComponentType: 'f32', M: 16, N: 16, K: 16 }],
+  } as unknown as GPUAdapterInfo);
+  for (const type of ['f16', 'q8_0'] as const) {
+    const model = await LanguageModel.load(device, syntheticModel(SHAPES['tiny'] as ModelConfig, type), { contextLength: 1024 });
+    expect(model.profile.tier).toBe('matrix');
+    const labels = new Set<string>();
+    const { createBindGroup } = device;
+    device.createBindGroup = (descriptor) => {
+      labels.add(descriptor.label ?? '');
+      return createBindGroup.call(device, descriptor);
+    };
+    await model.prefill(new Array<number>(1024).fill(1), {
+      patterns: { kind: 'vertical_slash', verticalSize: 64, slashSize: 64 },
+    });
+    device.createBindGroup = createBindGroup;
+    expect([...labels].filter((l) => l.startsWith('gemm matrix f16 swiglu')).length).toBe(1);
+    expect([...labels].filter((l) => l.startsWith('swiglu'))).toEqual([]);
+    model.destroy();
+  }
   device.destroy();
 });
 
