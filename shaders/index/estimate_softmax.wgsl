@@ -3,8 +3,8 @@
 //   m[tile, r] = max_j s[r, j],   l[tile, r] = sum_j exp2(s[r, j] - m[tile, r]),   j in the tile
 //   kept[tile, r, j] = exp2(s[r, j] - share_m[tile, r, share of j]),   share_m = max s over the share
 //
-// Grid: x = tile of 128 keys (from params.first_tile on), y = head. Two threads share a row and take its eights of keys in turn, in
-// each part of the tile: what a thread takes of a part is a share.
+// Grid: x = params.tiles_each tiles of 128 keys (from params.first_tile on), y = head. Two threads share a row and take its eights of
+// keys in turn, in each part of a tile: what a thread takes of a part is a share.
 // Bindings: lib/index_estimate_params.wgsl, lib/index_queries_keys.wgsl, and
 //   tile_statistics  [heads, tiles, 64] (m, l)
 //   kept             [heads, kept_tiles, 64, 128] probabilities, for pass 2
@@ -14,12 +14,23 @@
 @group(0) @binding(6) var<storage, read_write> kept: array<Kept>;
 @group(0) @binding(7) var<storage, read_write> share_maxima: array<f32>;
 
-// Of this thread's shares of its row, so far.
+var<private> head_slot: u32;
+// The tile at hand, and of this thread's shares of its row in it so far:
+var<private> tile_at_hand: u32;
 var<private> m: f32;
 var<private> l: f32;
 // Whether the tile's probabilities are kept, and which of the kept tiles it is.
 var<private> is_kept: bool;
 var<private> kept_slot: u32;
+
+fn begin_tile(tile: u32) {
+  tile_at_hand = tile;
+  first_key = tile * TILE_KEYS;
+  is_kept = tile - params.kept_first < params.kept_tiles;   // wraps around below the first one
+  kept_slot = kept_tile(head_slot, tile);
+  m = M_START;
+  l = 0.0;
+}
 
 fn take_part(part: u32, thread: u32) {
   let row = thread / 2u;
@@ -48,15 +59,7 @@ fn take_part(part: u32, thread: u32) {
   m = m_new;
 }
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let tile = params.first_tile + workgroup.x;
-  is_kept = tile - params.kept_first < params.kept_tiles;   // wraps around below the first one
-  kept_slot = kept_tile(workgroup.y, tile);
-  m = M_START;
-  l = 0.0;
-  estimate_tile(thread, workgroup.y, tile);
-
+fn end_tile(thread: u32) {
   stage[thread] = vec4<f32>(m, l, 0.0, 0.0);
   workgroupBarrier();
   if (thread < TILE_ROWS) {
@@ -64,6 +67,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let b = stage[2u * thread + 1u];
     let row_m = max(a.x, b.x);
     let row_l = a.y * exp2(a.x - row_m) + b.y * exp2(b.x - row_m);
-    tile_statistics[(workgroup.y * params.tiles + tile) * TILE_ROWS + thread] = vec2<f32>(row_m, row_l);
+    tile_statistics[(head_slot * params.tiles + tile_at_hand) * TILE_ROWS + thread] = vec2<f32>(row_m, row_l);
   }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  head_slot = workgroup.y;
+  begin_heads(head_slot);
+  let first = params.first_tile + workgroup.x * params.tiles_each;
+  score_tiles(thread, first, min(first + params.tiles_each, params.end_tile));
 }

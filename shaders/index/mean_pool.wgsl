@@ -59,9 +59,10 @@ fn main(
     let mean = sum * (1.0 / f32(end_row - first_row));
     let at = (workgroup.z * params.blocks + block) * 2u * D4;
     if (SPLIT == 1u) {
-      let hi = vec2<u32>(pack2x16float(mean.xy), pack2x16float(mean.zw));
-      let lo = mean - vec4<f32>(unpack2x16float(hi.x), unpack2x16float(hi.y));
-      pooled[at + d] = hi;
+      // The leading 11 bits, which f16 holds as they are: some compilers take unpacking what was packed for nothing done.
+      let hi = bitcast<vec4<f32>>(bitcast<vec4<u32>>(mean) & vec4<u32>(0xffffe000u));
+      let lo = mean - hi;
+      pooled[at + d] = vec2<u32>(pack2x16float(hi.xy), pack2x16float(hi.zw));
       pooled[at + D4 + d] = vec2<u32>(pack2x16float(lo.xy), pack2x16float(lo.zw));
     } else {
       let bits = bitcast<vec4<u32>>(mean);

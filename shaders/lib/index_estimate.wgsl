@@ -9,16 +9,13 @@ fn row_place(row: u32, d: u32) -> Place {
   return Place(q_start + i * tensors.q_row_stride + d, row < params.rows);
 }
 
-fn key_place(key: u32, d: u32) -> Place {
-  let end = params.first_position + params.rows;
-  return Place(k_start + min(first_key + key, end - 1u) * tensors.k_row_stride + d, first_key + key < end);
+// Where a key begins in k; the last one instead where there is none.
+fn key_start(key: u32) -> u32 {
+  return k_start + min(key, params.first_position + params.rows - 1u) * tensors.k_row_stride;
 }
 
-// Every thread of the workgroup must call this together; take_part gets the unscaled scores.
-fn estimate_tile(thread: u32, head_slot: u32, tile: u32) {
-  begin_heads(head_slot);
-  first_key = tile * TILE_KEYS;
-  score_parts(thread);
+fn key_place(key: u32, d: u32) -> Place {
+  return Place(key_start(first_key + key) + d, first_key + key < params.first_position + params.rows);
 }
 
 // Scores of a row and four keys of the tile, scaled and masked.

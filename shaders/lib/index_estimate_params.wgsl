@@ -6,11 +6,14 @@ struct EstimateParams {
   first_row: u32,        // query row that is row 0 here
   first_position: u32,   // its absolute position
   tiles: u32,            // tiles of 128 keys per head
-  first_tile: u32,       // tile of workgroup 0
+  first_tile: u32,       // the first one of workgroup 0
   scale_log2: f32,       // softmax scale times log2(e)
   forced_columns: u32,   // first columns that get +inf
   kept_tiles: u32,       // tiles of each head whose probabilities are in memory between the passes
   kept_first: u32,       // the first one
+  end_tile: u32,         // tiles of this dispatch end before it
+  tiles_each: u32,       // tiles of a workgroup of pass 1
+  unit: u32,             // 1, see lib/attention_bindings.wgsl
 }
 
 @group(0) @binding(0) var<uniform> params: EstimateParams;

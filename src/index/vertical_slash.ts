@@ -51,8 +51,11 @@ const FORCED = { columns: 30, diagonals: 100 } as const;
 /** Query rows that the estimate looks at. */
 export const LAST_QUERIES = 64;
 /** Tiles of scores, of all rows, and what threads share in shaders/index/estimate_softmax.wgsl; two workgroups for each multiprocessor. */
-export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, scores: 'parts', stage: 128, memory: 24_000 };
+export const ESTIMATE_TILE: MatrixTileSize = { rows: LAST_QUERIES, scores: 'tiles', stage: 128, memory: 24_576 };
 const TILE_KEYS = 128;
+/** Tiles of a workgroup that keeps its rows, at most, and workgroups that a GPU with tensor cores has work for. */
+const MOST_TILES = 8;
+const LEAST_WORKGROUPS = 1024;
 const TILE_DIAGONALS = 192;
 /** Tiles of the heads that are done at a time, at least, where there are so many. */
 const BATCH_TILES = 2048;
@@ -63,6 +66,8 @@ const LOG2E = Math.LOG2E;
 
 interface Shaders {
   readonly softmax: ShaderSpec;
+  /** Whether a workgroup of it gains from several tiles. */
+  readonly keepsRows: boolean;
   readonly merge: ShaderSpec;
   readonly sums: ShaderSpec;
   readonly slashScores: ShaderSpec;
@@ -79,12 +84,18 @@ function keptTileBytes({ profile, storage }: Pick<IndexLayer, 'profile' | 'stora
   return LAST_QUERIES * TILE_KEYS * (keepsHalves(profile, storage) ? 2 : 4);
 }
 
+/** Tiles that a workgroup of the first pass does, of so many: one, or as many as leave so many workgroups. */
+function tilesOfWorkgroup({ keepsRows }: Shaders, tiles: number, workgroups: number): number {
+  return keepsRows ? Math.max(1, Math.min(MOST_TILES, Math.floor(tiles / workgroups))) : 1;
+}
+
 function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFormat): Shaders {
   const tile = scoreTile(profile, headDim, storage, ESTIMATE_TILE);
   const halves = keepsHalves(profile, storage);
   const kept = halves ? keptF16 : keptF32;
   const keptTag = `${halves ? 'f16' : 'f32'} kept in ${2 * tile.parts} shares`;
   return {
+    keepsRows: tile.keepsRows,
     softmax: lazyShader(
       {
         label: `vertical-slash estimate: softmax D=${headDim} ${storage} ${tile.tag}, ${keptTag}`,
@@ -238,12 +249,15 @@ export function verticalSlashWorkspaceBytes(layer: IndexLayer, heads: readonly V
  * first 30 columns and the nearest 100 diagonals, get `+inf`.
  *
  * All heads are done at once; {@link recordVerticalSlashIndex} splits them into batches.
+ *
+ * @param workgroups - that a GPU should have work for, before one of them does several tiles of keys
  */
 export function recordVerticalSlashScores(
   rec: Recorder,
   layer: IndexLayer,
   heads: readonly IndexHead[],
   forced: { readonly columns: number; readonly diagonals: number } = FORCED,
+  workgroups = LEAST_WORKGROUPS,
 ): VerticalSlashScores {
   const { rows: n, keys, headDim } = layerSizes(layer);
   const shaders = shadersFor(layer.profile, headDim, layer.storage);
@@ -266,12 +280,13 @@ export function recordVerticalSlashScores(
   const keptTiles = keptTileCount(layer, heads.length);
   const kept = rec.workspace('estimate: kept probabilities', heads.length * keptTiles * keptTileBytes(layer));
   const shares = rec.workspace('estimate: maxima of shares', heads.length * keptTiles * SHARES_BYTES);
-  /** Dispatches a pass for tiles from `start` to `end`; probabilities of those from `keptFirst` on are kept. */
+  /** Dispatches a pass for tiles from `start` to `end`, so many a workgroup; probabilities of those from `keptFirst` on are kept. */
   const pass = (
     shader: ShaderSpec,
     start: number,
     end: number,
     keptFirst: number,
+    tilesEach: number,
     ...buffers: DispatchOptions['bindings']
   ): void => {
     for (let first = start; first < end; first += tilesAtOnce) {
@@ -286,12 +301,15 @@ export function recordVerticalSlashScores(
         forced.columns,
         keptTiles,
         keptFirst,
+        first + count,
+        tilesEach,
+        1,
       ]);
       rec.dispatch({
         stage: 'estimate',
         shader,
         bindings: [params, ...buffers],
-        workgroups: [count, heads.length],
+        workgroups: [divCeil(count, tilesEach), heads.length],
         flops: count * tileFlops,
       });
     }
@@ -301,7 +319,20 @@ export function recordVerticalSlashScores(
   const tileStatistics = rec.workspace('estimate: tile softmax', sizes.statistics);
   const tensors = rec.constant(windowWords(q, k));
   const softmax = (start: number, end: number, keptFirst: number): void =>
-    pass(shaders.softmax, start, end, keptFirst, tensors, q.range, k.range, headTable, tileStatistics, kept, shares);
+    pass(
+      shaders.softmax,
+      start,
+      end,
+      keptFirst,
+      tilesOfWorkgroup(shaders, heads.length * (end - start), workgroups),
+      tensors,
+      q.range,
+      k.range,
+      headTable,
+      tileStatistics,
+      kept,
+      shares,
+    );
   softmax(0, tiles, 0);
   const statistics = recordSoftmaxMerge(rec, tileStatistics, heads.length, tiles);
 
@@ -310,7 +341,7 @@ export function recordVerticalSlashScores(
   for (let first = 0; first < tiles; first += keptTiles) {
     const end = Math.min(first + keptTiles, tiles);
     if (first > 0) softmax(first, end, first);
-    pass(shaders.sums, first, end, first, statistics, scores, diagonals, kept, shares);
+    pass(shaders.sums, first, end, first, 1, statistics, scores, diagonals, kept, shares);
   }
   rec.release(statistics, tileStatistics, kept, shares);
   rec.dispatch({

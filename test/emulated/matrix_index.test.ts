@@ -120,9 +120,14 @@ function open(
   return { input, layer, rec: new TestRecorder(device, { native, emulated, shape: own ?? matrix }) };
 }
 
+/** Workgroups of one tile, and of as many as they may do. */
 async function checkVerticalSlash(ctx: SuiteContext, name: string, setting: Setting): Promise<void> {
+  for (const workgroups of [1000, 1]) await checkEstimate(ctx, `${name}, ${workgroups} workgroups`, setting, workgroups);
+}
+
+async function checkEstimate(ctx: SuiteContext, name: string, setting: Setting, workgroups: number): Promise<void> {
   const { shape } = setting;
-  // Scores of some tiles are kept, others are computed twice.
+  // Probabilities of some tiles are kept, others are computed twice.
   const { input, layer, rec } = open(ctx, name, setting, shape.headDim, ESTIMATE_TILE, 2 ** 18);
   // Not in ascending order, so that slots and heads differ.
   const heads = Array.from({ length: shape.heads }, (_, i) => shape.heads - 1 - i);
@@ -130,6 +135,8 @@ async function checkVerticalSlash(ctx: SuiteContext, name: string, setting: Sett
     rec,
     layer,
     heads.map((head) => ({ head, kvHead: kvHeadOf(shape, head) })),
+    undefined,
+    workgroups,
   );
   submit(rec);
   const values = new Float32Array(await readBuffer(ctx.device, scores.buffer, heads.length * 2 * scores.stride * 4));
@@ -207,11 +214,13 @@ function addEach(pattern: string, settings: readonly Setting[], check: typeof ch
   }
 }
 
-/** Lengths that are multiples of nothing, below one tile and above; a chunk of a longer sequence. */
+/** Lengths that are multiples of nothing, below one tile and above; a chunk of a longer sequence; a head too large to keep its rows. */
 const VERTICAL_SLASH: readonly Setting[] = [
   { matrix: N16, shape: { heads: 2, kvHeads: 1, queries: 1, keys: 1, headDim: 96 } },
   { matrix: N16, shape: { heads: 3, kvHeads: 1, queries: 301, keys: 301, headDim: 96 } },
   { matrix: SMALL, shape: { heads: 2, kvHeads: 2, queries: 61, keys: 203, headDim: 80, queryOffset: 139 }, layout: SPREAD },
+  { matrix: N8, shape: { heads: 2, kvHeads: 1, queries: 100, keys: 1221, headDim: 128, queryOffset: 1121 } },
+  { matrix: N16, shape: { heads: 1, kvHeads: 1, queries: 64, keys: 515, headDim: 256, queryOffset: 451 } },
 ];
 
 addEach('vertical-slash', VERTICAL_SLASH, checkVerticalSlash);
