@@ -16,7 +16,7 @@ export interface KernelTimes {
 }
 
 /** When a kernel ran, in nanoseconds. */
-interface Run {
+export interface Run {
   readonly kernel: string;
   readonly begin: number;
   readonly end: number;
@@ -25,7 +25,7 @@ interface Run {
 }
 
 /** What passes between runs. */
-function idleBetween(runs: readonly Run[]): Pick<KernelTimes, 'idle' | 'gaps'> {
+export function idleBetween(runs: readonly Run[]): Pick<KernelTimes, 'idle' | 'gaps'> {
   const gaps = new Map<string, number>();
   let idle = 0;
   let busyUntil = Number.POSITIVE_INFINITY;

@@ -1,4 +1,5 @@
 import { expect, inject, test } from 'vitest';
+import { idleBetween } from '../../bench/kernel_times.js';
 import { defaultChunk } from '../../bench/model.js';
 import { type ModelFile, type ModelRow, report, toCsv, toMarkdown } from '../../bench/model_report.js';
 import { randomBlock, SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
@@ -53,6 +54,31 @@ test('no row of a synthetic projection is a row of the embedding', async () => {
     expect([...own].filter((row) => embedding.has(row))).toEqual([]);
     expect(own.size).toBeGreaterThanOrEqual(128);
   }
+});
+
+test('time in which no kernel ran, by what it waited for', () => {
+  const run = (kernel: string, begin: number, end: number, first = false) => ({
+    kernel,
+    begin: 1e6 * begin,
+    end: 1e6 * end,
+    first,
+  });
+  // In another order, one within another, and two gaps before kernels of one name.
+  const runs = [
+    run('b', 10, 20),
+    run('a', 0, 8, true),
+    run('c', 12, 15),
+    run('b', 21, 22),
+    run('d', 30, 31, true),
+    run('a', 31, 33),
+  ];
+  const { idle, gaps } = idleBetween(runs);
+  expect(idle).toBe(2 + 1 + 8);
+  expect(gaps.get('b')).toBe(2 + 1);
+  expect(gaps.get('submission')).toBe(8);
+  expect(gaps.get('c')).toBe(0);
+  expect(gaps.get('a')).toBe(0);
+  expect(idleBetween([])).toEqual({ idle: 0, gaps: new Map() });
 });
 
 test('chunks are whole prompts, as far as memory allows', () => {
