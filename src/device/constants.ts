@@ -21,6 +21,11 @@ function sharedBy(device: GPUDevice): Map<string, BufferRange> {
   return made;
 }
 
+/** Forgets the constants of a device: some may lie in a buffer for which there was no memory. */
+export function forgetConstants(device: GPUDevice): void {
+  shared.delete(device);
+}
+
 /** A buffer that constants are written into one behind the other, until it is sealed for use. */
 export class ConstantPage {
   readonly #device: GPUDevice;

@@ -7,7 +7,7 @@ import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
 import { BYTES, concatenated } from '../kernels/tensor.js';
 import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
-import { encodeSteps, StageTimer, withErrorScopes } from '../scheduler/submit.js';
+import { accepted, encodeSteps, readBuffers, StageTimer, withErrorScopes } from '../scheduler/submit.js';
 import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } from '../scheduler/types.js';
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
 import {
@@ -395,7 +395,14 @@ export class LanguageModel {
    * `gpu`; or the signal's reason.
    */
   prefill(tokens: ArrayLike<number>, options: ModelPrefillOptions = {}): Promise<ModelPrefillResult> {
-    return this.#exclusive(() => this.#prefill(this.#checkTokens(tokens), options));
+    return this.#exclusive(async () => {
+      try {
+        return await this.#prefill(this.#checkTokens(tokens), options);
+      } catch (error) {
+        this.#forgetFailed(error);
+        throw error;
+      }
+    });
   }
 
   /**
@@ -429,6 +436,9 @@ export class LanguageModel {
       yield* sampler.greedy
         ? this.#decodeGreedily(first, maxTokens, stop, signal)
         : this.#decodeSampled(first, maxTokens, stop, sampler, signal);
+    } catch (error) {
+      this.#forgetFailed(error);
+      throw error;
     } finally {
       this.#busy = false;
     }
@@ -548,7 +558,7 @@ export class LanguageModel {
               totalTokens: tokens.length,
             });
           };
-          const x = rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4);
+          const x = this.#watched(inFlight, () => rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4));
           await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns, denseBelow, watch, inFlight });
           // Layers that are looked at record their rest later.
           if (watch) await Promise.all(inFlight);
@@ -633,9 +643,12 @@ export class LanguageModel {
     },
   ): Promise<void> {
     const { signal, timers, report, patterns, denseBelow, watch, inFlight } = options;
-    const ids = rec.workspace('tokens', chunk.rows * 4);
-    this.device.queue.writeBuffer(ids, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
-    this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
+    const ids = this.#watched(inFlight, () => {
+      const buffer = rec.workspace('tokens', chunk.rows * 4);
+      this.device.queue.writeBuffer(buffer, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
+      this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
+      return buffer;
+    });
     const together = watch ? 1 : Math.max(1, Math.floor(SUBMISSION_FLOPS / this.#layerFlops(chunk)));
     for (let first = 0; first < this.config.layers; first += together) {
       signal?.throwIfAborted();
@@ -831,13 +844,18 @@ export class LanguageModel {
     const { hiddenSize, rmsEps, vocabSize } = this.config;
     const limit = Math.min(LOGITS_BYTES, this.profile.limits.maxStorageBufferBindingSize, this.profile.limits.maxBufferSize);
     const most = Math.max(1, Math.min(chunk.rows, Math.floor(limit / (4 * vocabSize))));
-    const h = rec.workspace('normed', chunk.rows * hiddenSize * BYTES[this.#kernels.activation]);
-    const logits = rec.workspace('all logits', most * vocabSize * 4);
-    const targets = rec.workspace('targets', chunk.rows * 4);
-    const out = rec.workspace('log-probabilities', chunk.rows * 4);
     // The last token's row has no target.
     const next = Array.from({ length: chunk.rows }, (_, i) => tokens[chunk.first + i + 1] ?? 0);
-    this.device.queue.writeBuffer(targets, 0, new Uint32Array(next));
+    const { h, logits, targets, out } = await accepted(this.device, () => {
+      const buffers = {
+        h: rec.workspace('normed', chunk.rows * hiddenSize * BYTES[this.#kernels.activation]),
+        logits: rec.workspace('all logits', most * vocabSize * 4),
+        targets: rec.workspace('targets', chunk.rows * 4),
+        out: rec.workspace('log-probabilities', chunk.rows * 4),
+      };
+      this.device.queue.writeBuffer(buffers.targets, 0, new Uint32Array(next));
+      return buffers;
+    });
     for (let row = 0; row < chunk.rows; row += most) {
       const rows = Math.min(most, chunk.rows - row);
       await this.#submit((encoder) => {
@@ -896,17 +914,24 @@ export class LanguageModel {
 
   /** Runs one token through the model; resolves to a copy of `bytes` of a buffer afterwards. */
   async #step(position: number, source: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
-    const staging = this.device.createBuffer({ size: bytes, usage: READBACK });
+    let staging: GPUBuffer | undefined;
     try {
-      this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([position]));
       const submitted = this.#submit((encoder) => {
+        const buffer = this.device.createBuffer({ size: bytes, usage: READBACK });
+        staging = buffer;
+        this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([position]));
         encodeSteps(encoder, this.#decoding());
-        encoder.copyBufferToBuffer(source, 0, staging, 0, bytes);
+        encoder.copyBufferToBuffer(source, 0, buffer, 0, bytes);
+        return buffer;
       });
-      await this.#race(Promise.all([submitted, staging.mapAsync(1)])); // READ
-      return staging.getMappedRange().slice(0);
+      // Asked for at once; a failure of the submission says why it would fail.
+      const mapped = staging?.mapAsync(1); // READ
+      mapped?.catch(() => {});
+      const buffer = await submitted;
+      await this.#race(mapped ?? buffer.mapAsync(1));
+      return buffer.getMappedRange().slice(0);
     } finally {
-      staging.destroy();
+      staging?.destroy();
     }
   }
 
@@ -985,16 +1010,39 @@ export class LanguageModel {
   }
 
   async #read(buffer: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
-    const staging = this.device.createBuffer({ size: bytes, usage: READBACK });
-    try {
-      const encoder = this.device.createCommandEncoder();
-      encoder.copyBufferToBuffer(buffer, 0, staging, 0, bytes);
-      this.device.queue.submit([encoder.finish()]);
-      await this.#race(staging.mapAsync(1)); // READ
-      return staging.getMappedRange().slice(0);
-    } finally {
-      staging.destroy();
-    }
+    const [copy] = await readBuffers(this.device, [{ buffer, size: bytes }]);
+    return copy as ArrayBuffer;
+  }
+
+  /** Makes GPU calls now and gives what they return; if the GPU refuses one, a promise in `inFlight` rejects. */
+  #watched<T>(inFlight: Promise<void>[], calls: () => T): T {
+    let made: { readonly value: T } | undefined;
+    let thrown: unknown;
+    const watched = withErrorScopes(this.device, () => {
+      try {
+        made = { value: calls() };
+      } catch (error) {
+        thrown = error;
+      }
+    });
+    const refused = this.#race(watched).then((error) => {
+      if (error) throw error;
+    });
+    refused.catch(() => {}); // Its turn to be waited for comes later.
+    inFlight.push(refused);
+    if (!made) throw thrown;
+    return (made as { readonly value: T }).value;
+  }
+
+  /** After a failed allocation, forgets everything that may be made of it, so that the next prompt begins with buffers of its own. */
+  #forgetFailed(error: unknown): void {
+    if (!(error instanceof MinferenceError && (error.code === 'out-of-memory' || error.code === 'gpu')) || this.#destroyed)
+      return;
+    this.#decodeSteps = undefined;
+    this.#bindGroups.clear();
+    this.#attention.trim();
+    this.#pool.trim();
+    this.#decodePool.trim();
   }
 
   #race<T>(promise: Promise<T>): Promise<T> {

@@ -1,4 +1,5 @@
 import { BindGroups } from '../device/bind_groups.js';
+import { forgetConstants } from '../device/constants.js';
 import { PipelineCache } from '../device/pipelines.js';
 import { BufferPool, type MemoryReport } from '../device/pool.js';
 import { type DeviceProfile, profileDevice } from '../device/profile.js';
@@ -201,8 +202,12 @@ export class SparsePrefill {
     return { run: this.#runPool.report(), record: this.#recordPool.report() };
   }
 
-  /** Frees workspace that is not in use, and lets go of the caller's buffers. */
+  /**
+   * Frees workspace that is not in use, and lets go of the caller's buffers. After an allocation of {@link record} has failed, this makes
+   * room for another try; {@link run} does it itself.
+   */
   trim(): void {
+    forgetConstants(this.device);
     this.#bindGroups?.clear();
     this.#runPool.trim();
     this.#recordPool.trim();
@@ -232,6 +237,7 @@ export class SparsePrefill {
       // Buffers that failed to be allocated must not be handed out again.
       rec.releaseAll();
       this.#runPool.trim();
+      forgetConstants(this.device);
       throw error;
     }
   }
