@@ -542,6 +542,7 @@ export class LanguageModel {
     const times = { linearMs: 0, attention: { estimate: 0, topk: 0, convert: 0, kernel: 0 } };
     const probabilities: Float32Array[] = [];
     const inFlight: Promise<void>[] = [];
+    let last: ArrayBuffer | undefined;
     try {
       for (const chunk of chunks) {
         const rec = new Recorder(this.device, this.#pool, this.#pipelines, this.#bindGroups);
@@ -568,7 +569,7 @@ export class LanguageModel {
             const p = await this.#allLogits(rec, chunk, tokens, x, logProbs === true, visit);
             if (p) probabilities.push(p);
           }
-          if (chunk === chunks.at(-1)) await this.#lastLogits(rec, x, chunk.rows);
+          if (chunk === chunks.at(-1)) last = await this.#lastLogits(rec, x, chunk.rows);
         } finally {
           rec.releaseAll();
         }
@@ -578,7 +579,7 @@ export class LanguageModel {
         }
       }
       await Promise.all(inFlight);
-      const logits = new Float32Array(await this.#read(this.#logits, this.config.vocabSize * 4));
+      const logits = new Float32Array(last as ArrayBuffer);
       signal?.throwIfAborted();
       return {
         logits,
@@ -825,8 +826,8 @@ export class LanguageModel {
     rec.release(h);
   }
 
-  #lastLogits(rec: Recorder, x: GPUBuffer, rows: number): Promise<void> {
-    return this.#submit((encoder) => {
+  #lastLogits(rec: Recorder, x: GPUBuffer, rows: number): Promise<ArrayBuffer> {
+    return this.#submitAndRead(this.#logits, this.config.vocabSize * 4, (encoder) => {
       this.#recordLogits(rec, x, rows - 1);
       encodeSteps(encoder, rec.steps.splice(0));
     });
@@ -913,26 +914,11 @@ export class LanguageModel {
   }
 
   /** Runs one token through the model; resolves to a copy of `bytes` of a buffer afterwards. */
-  async #step(position: number, source: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
-    let staging: GPUBuffer | undefined;
-    try {
-      const submitted = this.#submit((encoder) => {
-        const buffer = this.device.createBuffer({ size: bytes, usage: READBACK });
-        staging = buffer;
-        this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([position]));
-        encodeSteps(encoder, this.#decoding());
-        encoder.copyBufferToBuffer(source, 0, buffer, 0, bytes);
-        return buffer;
-      });
-      // Asked for at once; a failure of the submission says why it would fail.
-      const mapped = staging?.mapAsync(1); // READ
-      mapped?.catch(() => {});
-      const buffer = await submitted;
-      await this.#race(mapped ?? buffer.mapAsync(1));
-      return buffer.getMappedRange().slice(0);
-    } finally {
-      staging?.destroy();
-    }
+  #step(position: number, source: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
+    return this.#submitAndRead(source, bytes, (encoder) => {
+      this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([position]));
+      encodeSteps(encoder, this.#decoding());
+    });
   }
 
   async *#decodeSampled(
@@ -994,19 +980,44 @@ export class LanguageModel {
 
   // ---- GPU
 
-  /** Records and submits; resolves to what `body` returned when the GPU is done, rejects when it refuses or is lost. */
-  async #submit<T>(body: (encoder: GPUCommandEncoder) => T): Promise<T> {
+  /** Records and submits, then calls `submitted`; resolves to what `body` returned when the GPU is done, rejects when it refuses or is lost. */
+  async #submit<T>(body: (encoder: GPUCommandEncoder) => T, submitted?: () => void): Promise<T> {
     this.#checkAlive();
     let result: T | undefined;
     const accepted = withErrorScopes(this.device, () => {
       const encoder = this.device.createCommandEncoder({ label: 'minference model' });
       result = body(encoder);
       this.device.queue.submit([encoder.finish()]);
+      submitted?.();
     });
     const done = this.device.queue.onSubmittedWorkDone();
     const [error] = await this.#race(Promise.all([accepted, done]));
     if (error) throw error;
     return result as T;
+  }
+
+  /** As {@link #submit}, with a copy of `bytes` of a buffer at the end, which it resolves to. */
+  async #submitAndRead(source: GPUBuffer, bytes: number, body: (encoder: GPUCommandEncoder) => void): Promise<ArrayBuffer> {
+    let staging: GPUBuffer | undefined;
+    let mapped: Promise<undefined> | undefined;
+    const record = (encoder: GPUCommandEncoder): GPUBuffer => {
+      staging = this.device.createBuffer({ size: bytes, usage: READBACK });
+      body(encoder);
+      encoder.copyBufferToBuffer(source, 0, staging, 0, bytes);
+      return staging;
+    };
+    // Asked for at once. Where it fails, so does the submission, which says why.
+    const map = (): void => {
+      mapped = staging?.mapAsync(1); // READ
+      mapped?.catch(() => {});
+    };
+    try {
+      const buffer = await this.#submit(record, map);
+      if (mapped) await this.#race(mapped);
+      return buffer.getMappedRange().slice(0);
+    } finally {
+      staging?.destroy();
+    }
   }
 
   async #read(buffer: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
