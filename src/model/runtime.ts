@@ -1083,7 +1083,8 @@ function resolveOptions(profile: DeviceProfile, { config, weights }: LoadedModel
   const { contextLength = Math.min(config.contextLength, DEFAULT_CONTEXT), denseBelow = 4096 } = options;
   let weightBytes = 0;
   for (const { byteLength } of weights.values()) weightBytes += byteLength;
-  const { chunkSize = defaultChunk(profile, config, weightBytes) } = options;
+  const matrix = matrixTiling(profile, options.matrixProducts);
+  const { chunkSize = defaultChunk(profile, config, weightBytes, matrix !== undefined) } = options;
   checkInteger('options.contextLength', contextLength, 1, 2 ** 26);
   checkInteger('options.chunkSize', chunkSize, 1, 65535);
   checkInteger('options.denseBelow', denseBelow, 0, Number.MAX_SAFE_INTEGER);
@@ -1102,7 +1103,6 @@ function resolveOptions(profile: DeviceProfile, { config, weights }: LoadedModel
       `64 rows of activations need ${64 * width} bytes, more than a buffer of this device (${limit})`,
     );
   }
-  const matrix = matrixTiling(profile, options.matrixProducts);
   return {
     kernels: { profile, activation, matrix, ...(matrix ? { dequantizeFrom: DEQUANTIZE_ROWS } : {}) },
     contextLength,
@@ -1112,13 +1112,18 @@ function resolveOptions(profile: DeviceProfile, { config, weights }: LoadedModel
   };
 }
 
-/** Tokens of a prompt that run through the layers together unless the caller says: see {@link LanguageModelOptions.chunkSize}. */
+/**
+ * Tokens of a prompt that run through the layers together unless the caller says: see {@link LanguageModelOptions.chunkSize}.
+ *
+ * @param fused - whether gate and up are multiplied before they reach memory
+ */
 export function defaultChunk(
   { software, tier }: Pick<DeviceProfile, 'software' | 'tier'>,
   config: ModelConfig,
   weightBytes: number,
+  fused: boolean,
 ): number {
-  const row = activationBytes(config, BYTES[tier === 'portable' ? 'f32' : 'f16']);
+  const row = activationBytes(config, BYTES[tier === 'portable' ? 'f32' : 'f16'], fused);
   const [least, most] = [2048, software ? 2048 : 8192];
   const room = Math.max(ACTIVATION_BYTES, weightBytes * ACTIVATION_SHARE);
   return Math.min(most, Math.max(least, Math.floor(room / row / 64) * 64));

@@ -214,8 +214,13 @@ export function layerMatrixElements(config: ModelConfig): number {
     .reduce((sum, [, [rows = 0, columns = 0]]) => sum + rows * columns, 0);
 }
 
-/** Bytes of one token's activations: its f32 residual stream, and everything that a layer makes of it, in `elementBytes` each. */
-export function activationBytes(config: ModelConfig, elementBytes: number): number {
+/**
+ * Bytes of one token's activations: its f32 residual stream, and everything that a layer makes of it, in `elementBytes` each.
+ *
+ * @param fused - whether gate and up are multiplied before they reach memory
+ */
+export function activationBytes(config: ModelConfig, elementBytes: number, fused = false): number {
   const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = config;
-  return 4 * hiddenSize + elementBytes * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + 3 * intermediateSize);
+  const inner = (fused ? 1 : 3) * intermediateSize;
+  return 4 * hiddenSize + elementBytes * (hiddenSize + 2 * (numHeads + numKvHeads) * headDim + inner);
 }

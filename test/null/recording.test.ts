@@ -110,11 +110,13 @@ test('activations may take an eighth of what the weights take', () => {
   const config = SHAPES['llama-3.1-8b'] as ModelConfig;
   const hardware = { software: false, tier: 'matrix' } as const;
   const [f16, q4] = [16e9, 4.9e9];
-  expect(defaultChunk(hardware, config, f16)).toBe(8192);
-  // 131,072 bytes a token: 612 MB.
-  expect(defaultChunk(hardware, config, q4)).toBe(4672);
-  expect(defaultChunk(hardware, config, 1e6)).toBe(2048);
-  expect(defaultChunk({ ...hardware, software: true }, config, f16)).toBe(2048);
+  expect(defaultChunk(hardware, config, f16, false)).toBe(8192);
+  // 131,072 bytes a token in 612 MB, and 73,728 where gate and up never reach memory.
+  expect(defaultChunk(hardware, config, q4, false)).toBe(4672);
+  expect(defaultChunk(hardware, config, q4, true)).toBe(8192);
+  expect(defaultChunk(hardware, config, 1e6, false)).toBe(2048);
+  expect(defaultChunk(hardware, config, 1e6, true)).toBe(3584);
+  expect(defaultChunk({ ...hardware, software: true }, config, f16, true)).toBe(2048);
 });
 
 test('a submission that fails while a later one is waited for rejects the prompt, and nothing else', async () => {
