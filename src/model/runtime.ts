@@ -542,6 +542,7 @@ export class LanguageModel {
     const times = { linearMs: 0, attention: { estimate: 0, topk: 0, convert: 0, kernel: 0 } };
     const probabilities: Float32Array[] = [];
     const inFlight: Promise<void>[] = [];
+    const refused: Promise<void>[] = [];
     let last: ArrayBuffer | undefined;
     try {
       for (const chunk of chunks) {
@@ -559,8 +560,8 @@ export class LanguageModel {
               totalTokens: tokens.length,
             });
           };
-          const x = this.#watched(inFlight, () => rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4));
-          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns, denseBelow, watch, inFlight });
+          const x = this.#watched(refused, () => rec.workspace('residual stream', chunk.rows * this.config.hiddenSize * 4));
+          await this.#runChunk(rec, chunk, tokens, x, { signal, timers, report, patterns, denseBelow, watch, inFlight, refused });
           // Layers that are looked at record their rest later.
           if (watch) await Promise.all(inFlight);
           if (onLogits || logProbs) {
@@ -578,7 +579,7 @@ export class LanguageModel {
           for (const { stage, ms } of await this.#race(timers.attention.readPasses())) times.attention[stage] += ms;
         }
       }
-      await Promise.all(inFlight);
+      await Promise.all([...refused, ...inFlight]);
       const logits = new Float32Array(last as ArrayBuffer);
       signal?.throwIfAborted();
       return {
@@ -588,7 +589,8 @@ export class LanguageModel {
         ...(timers ? { times } : {}),
       };
     } finally {
-      const rest = await Promise.allSettled(inFlight);
+      // First what could not be made: what was made with it says less.
+      const rest = await Promise.allSettled([...refused, ...inFlight]);
       timers?.linear.destroy();
       timers?.attention.destroy();
       const failed = rest.find((r): r is PromiseRejectedResult => r.status === 'rejected');
@@ -641,10 +643,11 @@ export class LanguageModel {
       readonly denseBelow: number;
       readonly watch: Watch | undefined;
       readonly inFlight: Promise<void>[];
+      readonly refused: Promise<void>[];
     },
   ): Promise<void> {
-    const { signal, timers, report, patterns, denseBelow, watch, inFlight } = options;
-    const ids = this.#watched(inFlight, () => {
+    const { signal, timers, report, patterns, denseBelow, watch, inFlight, refused } = options;
+    const ids = this.#watched(refused, () => {
       const buffer = rec.workspace('tokens', chunk.rows * 4);
       this.device.queue.writeBuffer(buffer, 0, new Uint32Array(tokens.slice(chunk.first, chunk.first + chunk.rows)));
       this.device.queue.writeBuffer(this.#state, 0, new Uint32Array([chunk.position]));
@@ -1025,8 +1028,8 @@ export class LanguageModel {
     return copy as ArrayBuffer;
   }
 
-  /** Makes GPU calls now and gives what they return; if the GPU refuses one, a promise in `inFlight` rejects. */
-  #watched<T>(inFlight: Promise<void>[], calls: () => T): T {
+  /** Makes GPU calls now and gives what they return; if the GPU refuses one, a promise in `refused` rejects. */
+  #watched<T>(refused: Promise<void>[], calls: () => T): T {
     let made: { readonly value: T } | undefined;
     let thrown: unknown;
     const watched = withErrorScopes(this.device, () => {
@@ -1036,11 +1039,11 @@ export class LanguageModel {
         thrown = error;
       }
     });
-    const refused = this.#race(watched).then((error) => {
+    const outcome = this.#race(watched).then((error) => {
       if (error) throw error;
     });
-    refused.catch(() => {}); // Its turn to be waited for comes later.
-    inFlight.push(refused);
+    outcome.catch(() => {}); // Its turn to be waited for comes later.
+    refused.push(outcome);
     if (!made) throw thrown;
     return (made as { readonly value: T }).value;
   }
