@@ -45,6 +45,7 @@ interface Options {
   readonly only: string;
   readonly ablate?: true | string;
   readonly tiled: boolean;
+  readonly zeros: boolean;
   readonly json?: string;
 }
 
@@ -84,9 +85,12 @@ class GemmBench {
   readonly #pipelines: PipelineCache;
   readonly #pool: BufferPool;
   readonly #random = new Random(1);
+  readonly #zeros: boolean;
 
-  constructor(device: GPUDevice) {
+  /** @param zeros whether operands are zeros */
+  constructor(device: GPUDevice, zeros: boolean) {
     this.device = device;
+    this.#zeros = zeros;
     const profile = profileDevice(device);
     this.kernels = { profile, activation: profile.tier === 'portable' ? 'f32' : 'f16' };
     this.#pipelines = new PipelineCache(device);
@@ -125,7 +129,7 @@ class GemmBench {
     const block = BLOCK_LAYOUT[type];
     const rowBytes = (k / block.elements) * block.bytes;
     const wBytes = this.#weights(type, k);
-    const values = this.#random.normals(PERIOD * k);
+    const values = this.#zeros ? new Float32Array(PERIOD * k) : this.#random.normals(PERIOD * k);
     const aValues = activation === 'f16' ? new Float16Array(values) : values;
     const buffer = (bytes: number): GPUBuffer => device.createBuffer({ size: Math.ceil(bytes / 16) * 16, usage: USAGE });
     const w = buffer(n * rowBytes + 16);
@@ -163,10 +167,11 @@ class GemmBench {
     return rows;
   }
 
-  /** PERIOD rows of random blocks. */
+  /** PERIOD rows of random blocks, or of zeros. */
   #weights(type: WeightType, k: number): Uint8Array<ArrayBuffer> {
     const { elements, bytes } = BLOCK_LAYOUT[type];
     const blocks = (PERIOD * k) / elements;
+    if (this.#zeros) return new Uint8Array(blocks * bytes);
     if (type === 'f32') return new Uint8Array(this.#random.normals(blocks, 0.05).buffer);
     if (type === 'f16') return new Uint8Array(new Float16Array(this.#random.normals(blocks, 0.05)).buffer);
     const out = Uint8Array.from({ length: blocks * bytes }, () => this.#random.integer(0, 255));
@@ -248,7 +253,7 @@ function parseSizes(text: string, m: number): Size[] {
 
 async function run(options: Options): Promise<void> {
   const device = await openNodeDevice();
-  const bench = new GemmBench(device);
+  const bench = new GemmBench(device, options.zeros);
   const { profile } = bench.kernels;
   const [passes, warmMs, keep] = [Number(options.passes), Number(options.warmMs), Number(options.keep)];
   const types = options.types.split(',') as WeightType[];
@@ -300,7 +305,10 @@ async function run(options: Options): Promise<void> {
   const ceilings = await measureCeilings(device, profile.software ? 1e-3 : 1, !profile.software);
   console.log(`ceilings, TFLOPS: ${JSON.stringify(ceilings)}`);
   if (options.json) {
-    write(options.json, `${JSON.stringify({ device: profile.name, tier: profile.tier, ceilings, rows: all }, null, 1)}\n`);
+    write(
+      options.json,
+      `${JSON.stringify({ device: profile.name, tier: profile.tier, zeros: options.zeros, ceilings, rows: all }, null, 1)}\n`,
+    );
   }
 }
 
@@ -321,6 +329,7 @@ export function addGemmCommand(program: Command): void {
     .option('--passes <n>', 'timed passes, the median counts', '20')
     .option('--warm-ms <ms>', 'GPU time before each measurement', '300')
     .option('--no-tiled', 'leave out the kernel without subgroup matrices')
+    .option('--zeros', 'operands of zeros, which draw less power: what a kernel could do at a higher clock', false)
     .option('--json <file>', 'writes all measurements')
     .action(run);
 }
