@@ -9,7 +9,13 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
 import { prelude } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
-import { gemmTilingFor, type MatrixGemmTiling, matrixGemmShader, type ProductOutput } from './matrix_gemm.js';
+import {
+  gemmTilingFor,
+  type MatrixGemmTiling,
+  type MatrixProductOutput,
+  matrixGemmShader,
+  type ProductOutput,
+} from './matrix_gemm.js';
 import { outputLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
 
@@ -76,8 +82,8 @@ const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = { f32: 2, f16: 2, q8_0:
 const GEMV = { TX: 32, TY: 4, ROWS_W: 2 } as const;
 
 /** Type of a product's result in memory. */
-export function outputType(kernels: ModelKernels, output: ProductOutput): DType {
-  return output === 'activation' ? kernels.activation : 'f32';
+export function outputType(kernels: ModelKernels, output: MatrixProductOutput): DType {
+  return output === 'activation' || output === 'swiglu' ? kernels.activation : 'f32';
 }
 
 /** How the kernel for many rows is tiled, see shaders/model/gemm.wgsl. */
@@ -131,7 +137,7 @@ export function gemmShader(
 export function gemvShader(
   kernels: ModelKernels,
   type: WeightType,
-  output: ProductOutput,
+  output: MatrixProductOutput,
   bias: boolean,
   rows: number,
 ): ShaderSpec {
@@ -143,6 +149,7 @@ export function gemvShader(
     GROUPS: GEMV_GROUPS[type],
     ADD: output === 'add' ? 1 : 0,
     HAS_BIAS: bias ? 1 : 0,
+    SWIGLU: output === 'swiglu' ? 1 : 0,
   };
   return {
     label: `gemv ${type} ${activation} ${output} m=${rows}${bias ? ' bias' : ''}${subgroups ? ' sg' : ''}`,
@@ -312,24 +319,34 @@ interface SwigluSlab {
 }
 
 /**
- * Whether {@link recordSwigluProduct} can do a product of so many rows: on subgroup matrices, with gate and up in one buffer, or with
- * weights that become f16 first.
+ * Whether {@link recordSwigluProduct} can do a product of so many rows: few ones, or on subgroup matrices, with gate and up in one
+ * buffer, or there with weights that become f16 first.
  */
 export function fusesSwiglu(kernels: ModelKernels, matrix: Matrix, rows: number): boolean {
-  if (!matrixTilingFor(kernels, matrix.columns, rows) || matrix.bias || matrix.rows % 8 !== 0) return false;
+  if (matrix.bias) return false;
+  if (rows <= GEMV_ROWS) return matrix.parts.length === 1;
+  if (!matrixTilingFor(kernels, matrix.columns, rows) || matrix.rows % 8 !== 0) return false;
   return matrix.parts.length === 1 || matrix.parts.every(({ type }) => dequantizes(kernels, type, rows));
 }
 
-function swigluShaderFor(kernels: ModelKernels, type: WeightType, columns: number, rows: number) {
+/** The kernel for `count` rows of gate and of up, and its workgroups. */
+function swigluShaderFor(kernels: ModelKernels, type: WeightType, columns: number, rows: number, count: number) {
+  if (rows <= GEMV_ROWS) {
+    const shader = gemvShader(kernels, type, 'swiglu', false, rows);
+    return { shader, workgroups: grid(kernels, Math.ceil(count / GEMV.TY)) };
+  }
   const tiling = matrixTilingFor(kernels, columns, rows) as MatrixGemmTiling;
-  return { tiling, shader: matrixGemmShader(tiling, type, 'swiglu', false, kernels.profile.checked) };
+  return {
+    shader: matrixGemmShader(tiling, type, 'swiglu', false, kernels.profile.checked),
+    workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil((2 * count) / tiling.blockN)] as const,
+  };
 }
 
 /** Every shader that {@link recordSwigluProduct} takes. */
 export function swigluProductShaders(kernels: ModelKernels, { parts, columns }: Matrix, rows: number): ShaderSpec[] {
   return parts.flatMap(({ type }) => {
     const turned = dequantizes(kernels, type, rows);
-    const { shader } = swigluShaderFor(kernels, turned ? 'f16' : type, columns, rows);
+    const { shader } = swigluShaderFor(kernels, turned ? 'f16' : type, columns, rows, 0);
     return turned ? [dequantizeShader(type), shader] : [shader];
   });
 }
@@ -340,7 +357,7 @@ export function recordSwigluProduct(rec: Recorder, kernels: ModelKernels, produc
   const { columns } = matrix;
   const inner = matrix.rows / 2;
   const record = (type: WeightType, weights: GPUBuffer, first: number, count: number, upStart: number): void => {
-    const { tiling, shader } = swigluShaderFor(kernels, type, columns, rows);
+    const { shader, workgroups } = swigluShaderFor(kernels, type, columns, rows, count);
     rec.dispatch({
       stage: 'kernel',
       shader,
@@ -351,7 +368,7 @@ export function recordSwigluProduct(rec: Recorder, kernels: ModelKernels, produc
         weights,
         c,
       ],
-      workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil((2 * count) / tiling.blockN)],
+      workgroups,
       flops: 4 * rows * count * columns,
     });
   };

@@ -369,8 +369,8 @@ export class LanguageModel {
     for (const layer of layers) {
       specs.push(...this.#productShaders(layer.qkv, 'activation', rows), ...this.#productShaders(layer.output, 'add', rows));
       specs.push(...this.#productShaders(layer.gateUp, 'activation', rows), ...this.#productShaders(layer.down, 'add', rows));
-      if (fusesSwiglu(this.#kernels, layer.gateUp, this.#chunkSize)) {
-        specs.push(...swigluProductShaders(this.#kernels, layer.gateUp, this.#chunkSize));
+      for (const n of rows) {
+        if (fusesSwiglu(this.#kernels, layer.gateUp, n)) specs.push(...swigluProductShaders(this.#kernels, layer.gateUp, n));
       }
     }
     const own = patterns ? modelPatterns(config, patterns) : this.#patterns;

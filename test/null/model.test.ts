@@ -50,6 +50,7 @@ test('the model kernels compile without a message, on hardware and software devi
           await compiles(device, gemmShader(kernels, type, output, i === 1, gemmTiling(kernels, 1000)));
           await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1));
         }
+        for (const rows of [1, 4]) await compiles(device, gemvShader(kernels, type, 'swiglu', false, rows));
         await compiles(device, embeddingShader(type));
         await compiles(device, dequantizeShader(type));
       }

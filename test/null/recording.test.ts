@@ -106,6 +106,46 @@ test('a model of the matrix tier records what a device accepts, SwiGLU in its pr
   device.destroy();
 });
 
+test('a token takes nine dispatches a layer, in one pass', async () => {
+  const device = await openNodeDevice({ backend: 'null' });
+  const layers = 3;
+  const model = await LanguageModel.load(device, syntheticModel({ ...(SHAPES['tiny'] as ModelConfig), layers }, 'q4_0'), {
+    contextLength: 256,
+  });
+  await model.prefill([1, 2, 3]);
+  const calls = { passes: 0, dispatches: 0 };
+  const { createCommandEncoder } = device;
+  device.createCommandEncoder = (descriptor) => {
+    const encoder = createCommandEncoder.call(device, descriptor);
+    const begin = encoder.beginComputePass.bind(encoder);
+    encoder.beginComputePass = (options) => {
+      const pass = begin(options);
+      const dispatch = pass.dispatchWorkgroups.bind(pass);
+      calls.passes++;
+      pass.dispatchWorkgroups = (...size) => {
+        calls.dispatches++;
+        dispatch(...size);
+      };
+      return pass;
+    };
+    return encoder;
+  };
+  const tokens: number[] = [];
+  for await (const token of model.generate([4], { maxTokens: 2, stop: [] })) {
+    // The second token is on its way when the first one comes.
+    tokens.push(token);
+  }
+  expect(tokens.length).toBe(2);
+  // The prompt of one token takes the way of long ones: its own attention instead of two dispatches, and no token of its logits.
+  const [embedding, norm, head, argmax] = [1, 1, 1, 1];
+  const token = embedding + 9 * layers + norm + head + argmax;
+  const prompt = embedding + 8 * layers + norm + head;
+  expect(calls.dispatches).toBe(token + prompt);
+  expect(calls.passes).toBeLessThanOrEqual(1 + 3 * layers + 1);
+  model.destroy();
+  device.destroy();
+});
+
 test('activations may take an eighth of what the weights take', () => {
   const config = SHAPES['llama-3.1-8b'] as ModelConfig;
   const hardware = { software: false, tier: 'matrix' } as const;

@@ -1,7 +1,16 @@
 import { Float16Array } from '@petamoriken/float16';
 import type { Recorder } from '../../src/device/recorder.js';
 import { MinferenceError } from '../../src/errors.js';
-import { type Matrix, type ModelKernels, outputType, recordProduct, type WeightPart } from '../../src/model/gemm.js';
+import {
+  fusesSwiglu,
+  GEMV_ROWS,
+  type Matrix,
+  type ModelKernels,
+  outputType,
+  recordProduct,
+  recordSwigluProduct,
+  type WeightPart,
+} from '../../src/model/gemm.js';
 import { KvCache } from '../../src/model/kv_cache.js';
 import type { ProductOutput } from '../../src/model/matrix_gemm.js';
 import {
@@ -502,6 +511,35 @@ export const opCases: SuiteCase[] = [
         truncate: true,
       } as const;
       near(of(yarn).frequencies, [1, 0.1 * (2 / 3 + 1 / 12), 0.01 * (1 / 3 + 2 / 12), 0.001 / 4], 'yarn');
+    },
+  },
+  {
+    name: 'swiglu of gate and up where they are summed',
+    run: async (ctx) => {
+      const { device } = ctx;
+      const kernels = kernelsOf(ctx);
+      const random = randomOf(ctx, 'swiglu product');
+      // Every type, as many rows as the kernel for few does, and more where there are matrices; not whole workgroups.
+      const types = ['f16', 'f32', 'q8_0', 'q4_0', 'q4_1', 'q4_k', 'q6_k'] as const;
+      for (const [i, type] of types.entries()) {
+        const [inner, k] = [20 + 4 * i, 512];
+        const { matrix, numbers } = makeMatrix(device, [type], [2 * inner], k, random, false);
+        for (const rows of [1, 1 + (i % 4), 37]) {
+          if (!fusesSwiglu(kernels, matrix, rows)) {
+            assert(rows > GEMV_ROWS && kernels.matrix === undefined, `${rows} rows of ${type} are not done at once`);
+            continue;
+          }
+          const a = rounded(kernels, random.normals(rows * k));
+          const c = poisoned(device, rows * inner, kernels.activation);
+          const rec = recorderOf(device);
+          recordSwigluProduct(rec, kernels, { matrix, a: uploadNumbers(device, a, kernels.activation), rows, c });
+          submit(rec);
+          const part = (row: number): Float64Array => product(a, numbers.subarray(row * k, (row + inner) * k), rows, k);
+          const actual = await readNumbers(device, c, rows * inner, kernels.activation);
+          const error = relativeError(actual, swiglu(part(0), part(inner)));
+          assert(error <= tolerance(kernels), `${type}, ${rows} rows: relative error ${error}`);
+        }
+      }
     },
   },
   {
