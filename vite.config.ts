@@ -84,7 +84,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'emulated',
-          include: ['matrix', 'matrix_index', 'matrix_gemm_small'].map((s) => `test/emulated/${s}.test.ts`),
+          include: ['matrix', 'matrix_index', 'matrix_gemm_small', 'tune'].map((s) => `test/emulated/${s}.test.ts`),
           pool: 'forks',
           provide: { tiers: 'f16' },
         },

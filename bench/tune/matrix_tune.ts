@@ -11,7 +11,7 @@ import { openNodeDevice } from '../../src/device/node.js';
 import { PipelineCache, type ShaderSpec } from '../../src/device/pipelines.js';
 import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
-import { Recorder } from '../../src/device/recorder.js';
+import { type Dispatch, Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
@@ -240,15 +240,15 @@ class Tuner {
       ? [device.createBuffer({ size: tiles * w.heads * t.subgroups * SUBGROUP_SIZE * EMULATION_BYTES, usage: STORAGE })]
       : [];
     const { q, k, v, o } = this.#tensors;
-    const { pipeline, layout } = this.#pipelines.get(this.#shader(w.kernel, t));
     const recorder = new Recorder(device, this.#pool, this.#pipelines);
     const sizes = { rows: w.seqLen, queryOffset: 0, tile: t.keys };
     const indexed = indexBindings(recorder, w.kernel, own[1], entries, sizes);
     const bindings = [own[0], q, k, v, o, own[2], ...indexed, ...bank];
-    const group = device.createBindGroup({
-      layout,
-      entries: bindings.map((b, binding) => ({ binding, resource: 'buffer' in b ? b : { buffer: b } })),
-    });
+    // What lays the index out runs once, the kernel again and again.
+    const before = [...recorder.steps];
+    recorder.dispatch({ stage: 'kernel', shader: this.#shader(w.kernel, t), bindings, workgroups: [tiles, w.heads] });
+    const kernel = recorder.steps.at(-1) as Dispatch;
+    kernel.constants?.seal();
     const timed = device.features.has('timestamp-query');
     const querySet = timed ? device.createQuerySet({ type: 'timestamp', count: 2 * passes }) : undefined;
     const submit = (count: number, queries?: GPUQuerySet): void => {
@@ -260,16 +260,16 @@ class Tuner {
           endOfPassWriteIndex: 2 * i + 1,
         };
         const pass = encoder.beginComputePass(timestampWrites ? { timestampWrites } : {});
-        pass.setPipeline(pipeline);
-        pass.setBindGroup(0, group);
-        pass.dispatchWorkgroups(tiles, w.heads);
+        pass.setPipeline(kernel.pipeline);
+        pass.setBindGroup(0, kernel.bindGroup);
+        pass.dispatchWorkgroups(...kernel.workgroups);
         pass.end();
       }
       device.queue.submit([encoder.finish()]);
     };
     const encoder = device.createCommandEncoder();
     encoder.clearBuffer(o);
-    encodeSteps(encoder, recorder.steps);
+    encodeSteps(encoder, before);
     device.queue.submit([encoder.finish()]);
     const start = performance.now();
     submit(1);
