@@ -52,7 +52,7 @@ interface Slot {
 }
 
 /** The part that a kernel belongs to, from its label. */
-function partOf(kernel: string): Part {
+export function partOf(kernel: string): Part {
   if (/^(estimate|vertical-slash|block-sparse|x-attention|flex-prefill|cumulative|top-k|slash tiles)/.test(kernel))
     return 'index';
   if (/^gem[mv] /.test(kernel)) return 'gemm';

@@ -6,8 +6,8 @@
 //   diagonal_partial[tile, r - j + 127] = sum of A[r, j] in the tile, j counted from its first key
 //
 // Probabilities take 64 numbers per key: as many tiles as there is room for are kept from pass 1, which runs again for the others; so
-// A[r, j] = kept[tile, r, j] exp2(share_m[tile, r, share of j] - lse2[r]). Thread (ty, tx) has the 8 x 8 square of rows 8 ty + a and keys 8 tx + b. Sums run in a fixed order, so results do not change from
-// run to run. slash_scores.wgsl adds the tiles' diagonals up.
+// A[r, j] = kept[tile, r, j] exp2(share_m[tile, r, share of j] - lse2[r]). Thread (ty, tx) has the 8 x 8 square of rows 8 ty + a and
+// keys 8 tx + b. Sums run in a fixed order, so results do not change from run to run. slash_scores.wgsl adds the tiles' diagonals up.
 //
 // Grid: x = tile of 128 keys (from params.first_tile on), y = head.
 // Bindings: lib/index_estimate_params.wgsl, and

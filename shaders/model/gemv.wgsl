@@ -5,7 +5,8 @@
 // times 8 neighbouring weights at a time. A row's partial sums meet in row_sum of row_sum_*.wgsl.
 //
 // Constants from the pipeline's prelude: M, ROWS_W (2 for SwiGLU: a row of gate, and the same of up), TX, TY, GROUPS, ADD (1: add to
-// what C holds), HAS_BIAS, SWIGLU. Bindings: 0 params, 1 weights, 2 A, 3 bias, 4 C. Workgroups: n / (TY * ROWS_W), rounded up, over x and y.
+// what C holds), HAS_BIAS, SWIGLU. Bindings: 0 params, 1 weights, 2 A, 3 bias, 4 C. Workgroups: n / (TY * ROWS_W), rounded up, over
+// x and y.
 
 @group(0) @binding(2) var<storage, read> a: array<vec4<Activation>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;

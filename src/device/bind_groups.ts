@@ -1,3 +1,4 @@
+import { Recent } from './recent.js';
 import type { Bindable } from './recorder.js';
 
 /** Bind groups that are kept. */
@@ -25,8 +26,8 @@ export function bindGroupEntries(bindings: readonly Bindable[]): GPUBindGroupEnt
  */
 export class BindGroups {
   readonly #device: GPUDevice;
-  /** By layout and bindings, the one that was asked for longest ago first. */
-  readonly #made = new Map<string, GPUBindGroup>();
+  /** By layout and bindings. */
+  readonly #made = new Recent<GPUBindGroup>(KEPT);
 
   constructor(device: GPUDevice) {
     this.#device = device;
@@ -39,10 +40,9 @@ export class BindGroups {
       key += 'buffer' in b ? ` ${numberOf(b.buffer)} ${b.offset} ${b.size}` : ` ${numberOf(b)}`;
     }
     const known = this.#made.get(key);
-    if (known) this.#made.delete(key);
-    const group = known ?? this.#device.createBindGroup({ label, layout, entries: bindGroupEntries(bindings) });
+    if (known) return known;
+    const group = this.#device.createBindGroup({ label, layout, entries: bindGroupEntries(bindings) });
     this.#made.set(key, group);
-    if (this.#made.size > KEPT) this.#made.delete(this.#made.keys().next().value as string);
     return group;
   }
 

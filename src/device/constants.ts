@@ -1,3 +1,4 @@
+import { Recent } from './recent.js';
 import type { BufferRange } from './recorder.js';
 
 /** Bytes of a page, and of the largest constant that goes into one. */
@@ -10,13 +11,13 @@ const KEPT = 1024;
 
 const USAGE = 0x40 | 0x80; // UNIFORM | STORAGE
 
-/** The constants of a device that are in GPU memory, by content, the one that was asked for longest ago first. */
-const shared = new WeakMap<GPUDevice, Map<string, BufferRange>>();
+/** The constants of a device that are in GPU memory, by content. The garbage collector frees their buffers when nothing uses them. */
+const shared = new WeakMap<GPUDevice, Recent<BufferRange>>();
 
-function sharedBy(device: GPUDevice): Map<string, BufferRange> {
+function sharedBy(device: GPUDevice): Recent<BufferRange> {
   const known = shared.get(device);
   if (known) return known;
-  const made = new Map<string, BufferRange>();
+  const made = new Recent<BufferRange>(KEPT);
   shared.set(device, made);
   return made;
 }
@@ -46,14 +47,14 @@ export class ConstantPage {
     return this.#words && this.#ranges.get(key);
   }
 
-  /** Writes a constant; `undefined` when the page has no room for it or is sealed. */
-  add(key: string, data: Uint32Array): BufferRange | undefined {
+  /** Writes a constant; `undefined` when the page has no room for it or is sealed. Without a key nobody else gets to know it. */
+  add(data: Uint32Array, key?: string): BufferRange | undefined {
     const size = Math.max(16, Math.ceil(data.byteLength / 16) * 16);
     if (!this.#words || this.#used + size > this.#buffer.size) return undefined;
     const range = { buffer: this.#buffer, offset: this.#used, size };
     this.#words.set(data, this.#used / 4);
     this.#used = Math.ceil((this.#used + size) / ALIGNMENT) * ALIGNMENT;
-    this.#ranges.set(key, range);
+    if (key !== undefined) this.#ranges.set(key, range);
     return range;
   }
 
@@ -67,8 +68,6 @@ export class ConstantPage {
     this.#buffer.unmap();
     const known = sharedBy(this.#device);
     for (const [key, range] of this.#ranges) known.set(key, range);
-    // The garbage collector frees a page when nothing uses it any more.
-    while (known.size > KEPT) known.delete(known.keys().next().value as string);
   }
 }
 
@@ -94,22 +93,15 @@ export class Constants {
   get(data: Uint32Array): BufferRange {
     if (data.byteLength > LARGEST) {
       const page = new ConstantPage(this.#device, data.byteLength);
-      const range = page.add('', data) as BufferRange;
+      const range = page.add(data) as BufferRange;
       page.seal();
       return range;
     }
     const key = data.join();
-    const known = sharedBy(this.#device);
-    const found = known.get(key);
-    if (found) {
-      known.delete(key);
-      known.set(key, found);
-      return found;
-    }
-    const written = this.#page?.get(key) ?? this.#page?.add(key, data);
-    if (written) return written;
+    const known = sharedBy(this.#device).get(key) ?? this.#page?.get(key) ?? this.#page?.add(data, key);
+    if (known) return known;
     this.#page?.seal();
     this.#page = new ConstantPage(this.#device);
-    return this.#page.add(key, data) as BufferRange;
+    return this.#page.add(data, key) as BufferRange;
   }
 }

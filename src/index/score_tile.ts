@@ -26,7 +26,7 @@ export interface ScoreTile {
   readonly dChunk: number;
   /** In how many parts `score_parts` hands the scores over. */
   readonly parts: number;
-  /** WGSL of `score_tile`, or of `score_parts`, and its constants, written when it is asked for. */
+  /** WGSL of `score_tile`, `score_parts` or `score_tiles`, and its constants, written when it is asked for. */
   readonly code: string;
   /** Whether it runs on subgroup matrices. */
   readonly onMatrices: boolean;

@@ -1,5 +1,6 @@
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { type Index, type MatrixOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
+import { range, text } from '../kernels/matrix_tiles.js';
 import type { MatrixTileSize } from './score_tile.js';
 
 const TILE_KEYS = 128;
@@ -75,7 +76,7 @@ export class ScoreTileWriter {
     const words = (['row', 'key'] as const).flatMap((of) => this.#words(of).map((word) => ({ ...word, of })));
     const fetch = (d8: string): string[] => words.map(({ name, of, line, d }) => `${name} = ${of}_word(${line}, ${d8} + ${d});`);
     const multiply = (step: Index): string =>
-      lines(
+      text(
         ops.each('i', this.#rowMatrices, (i) => this.#loadRows('left', i, i, step)),
         this.#products(step, (i) => ops.get('left', i)),
       );
@@ -162,8 +163,8 @@ fn score_tiles(index: u32, first: u32, end: u32) {`,
   /** Constants, workgroup memory and what the matrices need, before statements that make a function. */
   #shader(...statements: readonly string[]): string {
     const size = this.#size;
-    const body = lines(...statements);
-    return lines(
+    const body = text(...statements);
+    return text(
       `const TILE_ROWS: u32 = ${size.rows}u;`,
       `const PART4: u32 = ${this.#staging.part / 4}u;`,
       `var<workgroup> stage: array<vec4<f32>, ${size.stage}>;`,
@@ -175,7 +176,7 @@ fn score_tiles(index: u32, first: u32, end: u32) {`,
 
   /** What the subgroup multiplies, and its sums. */
   #opening(thread: string): string {
-    return lines(
+    return text(
       // The remainder changes nothing, but tells compilers the bounds of every matrix access.
       `let thread = ${thread} % THREADS;`,
       '// What the subgroup multiplies.',
@@ -209,7 +210,7 @@ fn score_tiles(index: u32, first: u32, end: u32) {`,
     const { n, k } = this.#shape;
     return ops.each('j', this.#keyMatrices, (j) => {
       const offset = `(own_keys + ${wgsl(times(j, n))}) * LINE + ${wgsl(times(step, k / 8))}`;
-      return lines(
+      return text(
         `let right = ${ops.load('Right', 's_tile', offset, 'LINE', 'col_major')};`,
         ops.each('i', this.#rowMatrices, (i) => {
           const sum = this.#sum(i, j);
@@ -239,14 +240,6 @@ fn score_tiles(index: u32, first: u32, end: u32) {`,
           ),
         ),
       );
-    return ops.each('p', SUBGROUP_KEYS / part, (p) => lines(store(p), 'workgroupBarrier();', take(p), 'workgroupBarrier();'));
+    return ops.each('p', SUBGROUP_KEYS / part, (p) => text(store(p), 'workgroupBarrier();', take(p), 'workgroupBarrier();'));
   }
-}
-
-function lines(...parts: readonly string[]): string {
-  return parts.join('\n');
-}
-
-function range(count: number): number[] {
-  return Array.from({ length: count }, (_, i) => i);
 }

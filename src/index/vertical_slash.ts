@@ -80,8 +80,13 @@ function keepsHalves(profile: DeviceProfile, storage: StorageFormat): boolean {
 }
 
 /** Bytes of the probabilities of a tile between the passes. */
-function keptTileBytes({ profile, storage }: Pick<IndexLayer, 'profile' | 'storage'>): number {
+function probabilityBytes({ profile, storage }: IndexLayer): number {
   return LAST_QUERIES * TILE_KEYS * (keepsHalves(profile, storage) ? 2 : 4);
+}
+
+/** Bytes of all that is kept of a tile between the passes. */
+function keptTileBytes(layer: IndexLayer): number {
+  return probabilityBytes(layer) + SHARES_BYTES;
 }
 
 /** Tiles that a workgroup of the first pass does, of so many: one, or as many as leave so many workgroups. */
@@ -137,7 +142,7 @@ export function verticalSlashScoreShaders(profile: DeviceProfile, headDim: numbe
 export function verticalSlashScoreBytes(layer: IndexLayer, heads: number): { readonly peak: number; readonly scores: number } {
   const one = { head: 0, kvHead: 0, verticalSize: 0, slashSize: 1 };
   const s = batchSizes(layer.k.rows, new Array<VerticalSlashHead>(heads).fill(one));
-  const kept = heads * keptTileCount(layer, heads) * (keptTileBytes(layer) + SHARES_BYTES);
+  const kept = heads * keptTileCount(layer, heads) * keptTileBytes(layer);
   return { peak: kept + s.statistics + Math.max(2 * s.groups, s.merged + s.scores + s.diagonals), scores: s.scores };
 }
 
@@ -170,10 +175,7 @@ function batchSizes(keys: number, heads: readonly VerticalSlashHead[]) {
 /** Tiles of all heads together whose probabilities may be kept between the passes: what fits half of the workspace. */
 function keptTileRoom(layer: IndexLayer): number {
   const { limits } = layer.profile;
-  return (
-    Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize) /
-    (keptTileBytes(layer) + SHARES_BYTES)
-  );
+  return Math.min(layer.workspaceLimit / 2, limits.maxStorageBufferBindingSize, limits.maxBufferSize) / keptTileBytes(layer);
 }
 
 /** Tiles of each head whose probabilities are kept between the passes, one at least. */
@@ -234,7 +236,7 @@ export function verticalSlashWorkspaceBytes(layer: IndexLayer, heads: readonly V
   const { keys } = layerSizes(layer);
   let transient = 0;
   for (const batch of headBatches(layer, heads)) {
-    const kept = batch.length * keptTileCount(layer, batch.length) * (keptTileBytes(layer) + SHARES_BYTES);
+    const kept = batch.length * keptTileCount(layer, batch.length) * keptTileBytes(layer);
     transient = Math.max(transient, transientBytes(keys, batch) + kept);
   }
   let words = 0;
@@ -278,7 +280,7 @@ export function recordVerticalSlashScores(
   const tileFlops = heads.length * 2 * LAST_QUERIES * TILE_KEYS * headDim;
   const tilesAtOnce = Math.max(1, Math.floor(dispatchFlops(layer.profile) / tileFlops));
   const keptTiles = keptTileCount(layer, heads.length);
-  const kept = rec.workspace('estimate: kept probabilities', heads.length * keptTiles * keptTileBytes(layer));
+  const kept = rec.workspace('estimate: kept probabilities', heads.length * keptTiles * probabilityBytes(layer));
   const shares = rec.workspace('estimate: maxima of shares', heads.length * keptTiles * SHARES_BYTES);
   /** Dispatches a pass for tiles from `start` to `end`, so many a workgroup; probabilities of those from `keptFirst` on are kept. */
   const pass = (

@@ -6,7 +6,8 @@ import rowSumSubgroup from '../../shaders/model/row_sum_subgroup.wgsl?raw';
 import rowSumWorkgroup from '../../shaders/model/row_sum_workgroup.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
-import type { BufferRange, Recorder } from '../device/recorder.js';
+import type { Bindable, Recorder } from '../device/recorder.js';
+import { invalidArgument } from '../errors.js';
 import { prelude } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
@@ -57,7 +58,7 @@ export interface Product {
   readonly firstRow?: number;
   readonly rows: number;
   /** `[rows, matrix.rows]` */
-  readonly c: GPUBuffer | BufferRange;
+  readonly c: Bindable;
   readonly output: ProductOutput;
 }
 
@@ -176,12 +177,16 @@ function shapeOf({ rows, columns, bias }: Matrix): { readonly rows: number; read
   return { rows, columns, bias: bias !== undefined };
 }
 
-/** The kernel for a part of a matrix, and its workgroups. */
+/**
+ * The kernel for a part of a matrix, and its workgroups.
+ *
+ * @throws {@link MinferenceError} `invalid-argument` for `swiglu` where not {@link fusesSwiglu}
+ */
 export function productShader(
   kernels: ModelKernels,
   part: Pick<WeightPart, 'type' | 'rows' | 'rowStart'>,
   matrix: { readonly rows: number; readonly columns: number; readonly bias: boolean },
-  output: ProductOutput,
+  output: MatrixProductOutput,
   rows: number,
 ): { readonly shader: ShaderSpec; readonly workgroups: readonly [number, number] } {
   const { type } = part;
@@ -197,6 +202,7 @@ export function productShader(
       workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil(part.rows / tiling.blockN)],
     };
   }
+  if (output === 'swiglu') throw invalidArgument('rows', rows, 'as many as SwiGLU is done for in a product');
   const blocks = gemmTiling(kernels, rows);
   return {
     shader: gemmShader(kernels, type, output, matrix.bias, blocks),
@@ -236,8 +242,8 @@ function dequantizes({ dequantizeFrom, activation }: ModelKernels, type: WeightT
   return dequantizeFrom !== undefined && activation === 'f16' && type !== 'f16' && rows > GEMV_ROWS && rows >= dequantizeFrom;
 }
 
-/** Every shader that {@link recordProduct} takes for a matrix and so many rows. */
-export function productShaders(kernels: ModelKernels, matrix: Matrix, output: ProductOutput, rows: number): ShaderSpec[] {
+/** Every shader that {@link recordProduct} takes for a matrix and so many rows, or {@link recordSwigluProduct}. */
+export function productShaders(kernels: ModelKernels, matrix: Matrix, output: MatrixProductOutput, rows: number): ShaderSpec[] {
   const shape = shapeOf(matrix);
   return matrix.parts.flatMap((part) =>
     dequantizes(kernels, part.type, rows)
@@ -290,11 +296,17 @@ function recordDequantize(
   });
 }
 
-/** Records the columns of C that a part of the weights gives. */
-function recordPart(rec: Recorder, kernels: ModelKernels, product: Product, part: WeightPart): void {
+/** Records the columns of C that a part of the weights gives; `upStart` as in shaders/model/gemm_bindings.wgsl. */
+function recordPart(
+  rec: Recorder,
+  kernels: ModelKernels,
+  product: Omit<Product, 'output'> & { readonly output: MatrixProductOutput },
+  part: WeightPart,
+  upStart = 0,
+): void {
   const { matrix, a, firstRow = 0, rows, c, output } = product;
   const { shader, workgroups } = productShader(kernels, part, shapeOf(matrix), output, rows);
-  const params = rec.constant(gemmParams(rows, part, matrix.columns, firstRow, matrix.rows));
+  const params = rec.constant(gemmParams(rows, part, matrix.columns, firstRow, matrix.rows, upStart));
   rec.dispatch({
     stage: 'kernel',
     shader,
@@ -329,52 +341,19 @@ export function fusesSwiglu(kernels: ModelKernels, matrix: Matrix, rows: number)
   return matrix.parts.length === 1 || matrix.parts.every(({ type }) => dequantizes(kernels, type, rows));
 }
 
-/** The kernel for `count` rows of gate and of up, and its workgroups. */
-function swigluShaderFor(kernels: ModelKernels, type: WeightType, columns: number, rows: number, count: number) {
-  if (rows <= GEMV_ROWS) {
-    const shader = gemvShader(kernels, type, 'swiglu', false, rows);
-    return { shader, workgroups: grid(kernels, Math.ceil(count / GEMV.TY)) };
-  }
-  const tiling = matrixTilingFor(kernels, columns, rows) as MatrixGemmTiling;
-  return {
-    shader: matrixGemmShader(tiling, type, 'swiglu', false, kernels.profile.checked),
-    workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil((2 * count) / tiling.blockN)] as const,
-  };
-}
-
-/** Every shader that {@link recordSwigluProduct} takes. */
-export function swigluProductShaders(kernels: ModelKernels, { parts, columns }: Matrix, rows: number): ShaderSpec[] {
-  return parts.flatMap(({ type }) => {
-    const turned = dequantizes(kernels, type, rows);
-    const { shader } = swigluShaderFor(kernels, turned ? 'f16' : type, columns, rows, 0);
-    return turned ? [dequantizeShader(type), shader] : [shader];
-  });
-}
-
 /** Records C = silu(A Wg^T) * (A Wu^T), where {@link fusesSwiglu}: gate and up themselves never reach memory. */
 export function recordSwigluProduct(rec: Recorder, kernels: ModelKernels, product: SwigluProduct): void {
-  const { matrix, a, rows, c } = product;
-  const { columns } = matrix;
+  const { matrix, rows } = product;
+  const { columns, parts } = matrix;
   const inner = matrix.rows / 2;
-  const record = (type: WeightType, weights: GPUBuffer, first: number, count: number, upStart: number): void => {
-    const { shader, workgroups } = swigluShaderFor(kernels, type, columns, rows, count);
-    rec.dispatch({
-      stage: 'kernel',
-      shader,
-      bindings: [
-        rec.constant(gemmParams(rows, { rows: 2 * count, rowStart: first }, columns, 0, inner, upStart)),
-        weights,
-        a,
-        weights,
-        c,
-      ],
-      workgroups,
-      flops: 4 * rows * count * columns,
-    });
+  /** Activations from `first` on, of `count` rows of gate and as many of up in a buffer. */
+  const record = (type: WeightType, buffer: GPUBuffer, first: number, count: number): void => {
+    const swiglu = { ...product, matrix: { rows: inner, columns, parts }, output: 'swiglu' } as const;
+    recordPart(rec, kernels, swiglu, { type, buffer, rows: 2 * count, rowStart: first }, count);
   };
-  const [only] = matrix.parts;
-  if (only && matrix.parts.length === 1 && !dequantizes(kernels, only.type, rows)) {
-    record(only.type, only.buffer, 0, inner, inner);
+  const [only] = parts;
+  if (only && parts.length === 1 && !dequantizes(kernels, only.type, rows)) {
+    record(only.type, only.buffer, 0, inner);
     return;
   }
   for (const slab of swigluSlabs(kernels, matrix)) {
@@ -383,7 +362,7 @@ export function recordSwigluProduct(rec: Recorder, kernels: ModelKernels, produc
       const first = i * inner + slab.first - part.rowStart;
       recordDequantize(rec, kernels, part, { first, rows: slab.rows, columns }, halves, i * slab.rows);
     });
-    record('f16', halves, slab.first, slab.rows, slab.rows);
+    record('f16', halves, slab.first, slab.rows);
     rec.release(halves);
   }
 }

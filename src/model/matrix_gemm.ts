@@ -3,6 +3,7 @@ import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
+import { range, text } from '../kernels/matrix_tiles.js';
 import { prelude } from '../kernels/shader_text.js';
 import { outputLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
@@ -159,13 +160,6 @@ export function gemmTilingName(t: MatrixGemmTiling): string {
   return `${t.blockM}x${t.blockN} sg${t.subgroupM}x${t.subgroupN} k${t.depth} ${m}x${n}x${k}`;
 }
 
-const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
-const lines = (...parts: readonly (string | readonly string[])[]): string =>
-  parts
-    .flat()
-    .filter((part) => part !== '')
-    .join('\n');
-
 /**
  * C[m, n] (+)= A[m, k] W[n, k]^T + bias[n] on subgroup matrices: f16 operands, f32 sums, W dequantised while it is staged; or
  * C[m, n / 2] = silu(A Wg^T) * (A Wu^T), without biases: four rows of gate stand beside the four of up there, so that both sums of an
@@ -289,13 +283,12 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
     eachWord((name, of, i) => {
       const [start, count] = of === 'a' ? ['row0', 'params.m'] : ['column0', 'params.n'];
       const any = `${start} + ${line} + ${i * turn}u`;
-      const known = checked ? any : `min(${any}, ${count} - 1u)`;
+      const row = checked ? any : `min(${any}, ${count} - 1u)`;
+      if (of === 'a') return `${name} = a[params.a_base / 2u + (${row}) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`;
       // Blocks and turns are whole eights of rows.
-      const own = checked ? `interleaved(${start} + ${line}) + ${(i * turn) / 2}u` : `interleaved(${known})`;
-      const row = of === 'w' && output === 'swiglu' ? own : known;
-      return of === 'a'
-        ? `${name} = a[params.a_base / 2u + (${row}) * (params.a_stride / 2u) + ${k0} / 8u + ${group}];`
-        : `${name} = weight_word(${row}, ${k0} / 8u + ${group});`;
+      const inTurns = `interleaved(${start} + ${line}) + ${(i * turn) / 2}u`;
+      const own = output !== 'swiglu' ? row : checked ? inTurns : `interleaved(${row})`;
+      return `${name} = weight_word(${own}, ${k0} / 8u + ${group});`;
     });
   /** How far into a tile a row begins: a number where it is known when the text is written. */
   const rowAt = (of: Operand, row: Index): string => {
@@ -323,7 +316,7 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
   const steps = t.depth / k;
   /** Loads the matrices of A of a step into set `step % 2`. */
   const loadLeft = (step: number): string =>
-    lines(
+    text(
       rowMatrices.map((i) => {
         const at = `subgroup_row / 16u * DEPTH8 + ${rowAt('a', i * m)}`;
         return ops.loadInto(`left_${step % 2}`, i, 'Left', 'tile', `${at} + ${(step * k) / 8}u`, 'A_STRIDE', 'row_major');
@@ -342,7 +335,7 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
   };
   /** Products of a step and of one column of matrices. */
   const products = (step: number, j: Index): string =>
-    lines(
+    text(
       rowMatrices.map((i) =>
         ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get(`left_${step % 2}`, i), ops.get('right', j), ops.get(`c_${i}`, j))),
       ),
@@ -356,11 +349,11 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
   // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
   // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
   // first and the staging, so that each word is fetched when the one before it has been stored.
-  const guarded = (ahead: string, words: readonly string[]): string => lines(`if (${ahead} < params.k) {`, words, '}');
+  const guarded = (ahead: string, words: readonly string[]): string => text(`if (${ahead} < params.k) {`, words, '}');
   const exchanges = steps <= 2;
   const second = fetch('(k0 + 2u * DEPTH)');
-  const exchange = (i: number): string => lines(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(second, i, beside)));
-  const loop = lines(
+  const exchange = (i: number): string => text(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(second, i, beside)));
+  const loop = text(
     operands,
     fetch('0u'),
     stage,
@@ -370,16 +363,16 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
     loadLeft(0),
     ops.each('j', beside, (j) => loadRight(0, j)),
     // Products of the tile before: zeros before the first one.
-    eachColumn(beside, (j) => lines(products(last, j), loadRight(0, j))),
+    eachColumn(beside, (j) => text(products(last, j), loadRight(0, j))),
     exchanges ? '' : guarded('k0 + DEPTH', fetch('(k0 + DEPTH)')),
     range(last).map((step) =>
-      lines(
+      text(
         loadLeft(step + 1),
-        eachColumn(0, (j) => lines(products(step, j), loadRight(step + 1, j))),
+        eachColumn(0, (j) => text(products(step, j), loadRight(step + 1, j))),
       ),
     ),
     'workgroupBarrier();',
-    range(beside).map((j) => lines(products(last, j), exchanges ? exchange(j) : part(stage, j, beside))),
+    range(beside).map((j) => text(products(last, j), exchanges ? exchange(j) : part(stage, j, beside))),
     '}',
     eachColumn(beside, (j) => products(last, j)),
   );
@@ -387,7 +380,7 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
   const slice = sliceColumns(t);
   /** Results of 16 rows and a slice of columns to memory, from `scratch` on. */
   const store = (firstRow: string, firstColumn: string): string =>
-    lines(
+    text(
       `for (var i = lane; i < 16u * SLICE4; i += ${SUBGROUP_SIZE}u) {
 let row = ${firstRow} + i / SLICE4;
 let column = ${firstColumn} + 4u * (i % SLICE4);
@@ -414,7 +407,7 @@ c[(row * params.c_stride + params.c_base + column / 2u) / 4u] = pack_output(gate
 }`;
   const epilogue = range(t.subgroupM / 16).flatMap((strip) =>
     range(t.subgroupN / slice).map((part) =>
-      lines(
+      text(
         'workgroupBarrier();',
         range(16 / m).map((sub) =>
           ops.each('j', slice / n, (j) =>
@@ -435,7 +428,7 @@ c[(row * params.c_stride + params.c_base + column / 2u) / 4u] = pack_output(gate
     ),
   );
 
-  return lines(
+  return text(
     '@compute @workgroup_size(THREADS)',
     `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${ops.builtins ? `, ${ops.builtins}` : ''}) {`,
     ops.prologue,

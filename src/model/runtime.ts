@@ -18,7 +18,6 @@ import {
   productShaders,
   recordProduct,
   recordSwigluProduct,
-  swigluProductShaders,
 } from './gemm.js';
 import { KvCache } from './kv_cache.js';
 import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type ProductOutput } from './matrix_gemm.js';
@@ -368,9 +367,10 @@ export class LanguageModel {
     const rows = [1, this.#chunkSize];
     for (const layer of layers) {
       specs.push(...this.#productShaders(layer.qkv, 'activation', rows), ...this.#productShaders(layer.output, 'add', rows));
-      specs.push(...this.#productShaders(layer.gateUp, 'activation', rows), ...this.#productShaders(layer.down, 'add', rows));
+      specs.push(...this.#productShaders(layer.down, 'add', rows));
       for (const n of rows) {
-        if (fusesSwiglu(this.#kernels, layer.gateUp, n)) specs.push(...swigluProductShaders(this.#kernels, layer.gateUp, n));
+        const output = fusesSwiglu(this.#kernels, layer.gateUp, n) ? 'swiglu' : 'activation';
+        specs.push(...productShaders(this.#kernels, layer.gateUp, output, n));
       }
     }
     const own = patterns ? modelPatterns(config, patterns) : this.#patterns;

@@ -71,8 +71,8 @@ export class SparsePrefill {
     checkInteger('options.workspaceLimit', workspaceLimit, 1, Number.MAX_SAFE_INTEGER);
     if (typeof dispatchMs !== 'number' || !(dispatchMs > 0))
       throw invalidArgument('options.dispatchMs', dispatchMs, 'a number above 0');
-    this.device = device;
     if (typeof reuseBindGroups !== 'boolean') throw invalidArgument('options.reuseBindGroups', reuseBindGroups, 'true or false');
+    this.device = device;
     const { tilings } = options;
     this.profile = { ...profileDevice(device, options.tier, options.adapterInfo), ...(tilings ? { tilings } : {}) };
     this.#pipelines = new PipelineCache(device);

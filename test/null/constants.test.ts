@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { BindGroups } from '../../src/device/bind_groups.js';
 import { Constants } from '../../src/device/constants.js';
 import { openNodeDevice } from '../../src/device/node.js';
@@ -21,20 +21,11 @@ const pipelines = new PipelineCache(device);
 
 /** Counts the objects of a kind that `body` makes. */
 function made(method: 'createBuffer' | 'createBindGroup', body: () => void): number {
-  const original = device[method] as (descriptor: never) => GPUBuffer | GPUBindGroup;
-  let count = 0;
-  Object.assign(device, {
-    [method]: (descriptor: never) => {
-      count++;
-      return original.call(device, descriptor);
-    },
-  });
-  try {
-    body();
-  } finally {
-    Object.assign(device, { [method]: original });
-  }
-  return count;
+  const spy = vi.spyOn(device, method);
+  body();
+  const { length } = spy.mock.calls;
+  spy.mockRestore();
+  return length;
 }
 
 test('constants of a plan share a page, each at a place that can be bound', () => {
@@ -59,6 +50,9 @@ test('a full page makes way for the next one, and what is large has a buffer of 
   expect(large).toMatchObject({ offset: 0, size: 4112 });
   expect(large.buffer.size).toBe(4112);
   expect(constants.open).toBe(open);
+  // Nobody shares what is large.
+  expect(new Constants(device).get(new Uint32Array())).toMatchObject({ size: 16 });
+  expect(constants.get(new Uint32Array(1025).fill(7)).buffer).not.toBe(large.buffer);
 });
 
 test('others get to know a constant when its page is sealed, not before', () => {

@@ -1,9 +1,36 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
 import { openNodeDevice } from '../../src/device/node.js';
 import { MATRIX_FEATURE, rememberMatrixShapes } from '../../src/device/subgroup_matrix.js';
 import { defaultChunk, LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
+
+/** Counts what a device's command encoders are told. */
+function watchEncoders(device: GPUDevice) {
+  const calls = { passes: 0, dispatches: 0, clears: 0 };
+  const create = device.createCommandEncoder.bind(device);
+  vi.spyOn(device, 'createCommandEncoder').mockImplementation((descriptor) => {
+    const encoder = create(descriptor);
+    const begin = encoder.beginComputePass.bind(encoder);
+    const clear = encoder.clearBuffer.bind(encoder);
+    encoder.beginComputePass = (options) => {
+      const pass = begin(options);
+      const dispatch = pass.dispatchWorkgroups.bind(pass);
+      calls.passes++;
+      pass.dispatchWorkgroups = (...size) => {
+        calls.dispatches++;
+        dispatch(...size);
+      };
+      return pass;
+    };
+    encoder.clearBuffer = (...range) => {
+      calls.clears++;
+      clear(...range);
+    };
+    return encoder;
+  });
+  return calls;
+}
 
 test('a prompt that was seen makes no buffers and bind groups for its layers again, and short ones share submissions and passes', async () => {
   const device = await openNodeDevice({ backend: 'null' });
@@ -17,44 +44,16 @@ test('a prompt that was seen makes no buffers and bind groups for its layers aga
   await model.prefill(tokens, { patterns, denseBelow: 0 });
   model.reset();
 
-  const calls = { buffers: 0, submissions: 0, groups: 0, passes: 0, clears: 0 };
-  const { queue } = device;
-  const createBuffer = device.createBuffer.bind(device);
-  const createBindGroup = device.createBindGroup.bind(device);
-  const createCommandEncoder = device.createCommandEncoder.bind(device);
-  device.createBindGroup = (descriptor) => {
-    calls.groups++;
-    return createBindGroup(descriptor);
-  };
-  device.createCommandEncoder = (descriptor) => {
-    const encoder = createCommandEncoder(descriptor);
-    const begin = encoder.beginComputePass.bind(encoder);
-    const clear = encoder.clearBuffer.bind(encoder);
-    encoder.beginComputePass = (pass) => {
-      calls.passes++;
-      return begin(pass);
-    };
-    encoder.clearBuffer = (...range) => {
-      calls.clears++;
-      clear(...range);
-    };
-    return encoder;
-  };
-  const submit = queue.submit.bind(queue);
-  device.createBuffer = (descriptor) => {
-    calls.buffers++;
-    return createBuffer(descriptor);
-  };
-  queue.submit = (buffers) => {
-    calls.submissions++;
-    submit(buffers);
-  };
+  const calls = watchEncoders(device);
+  const buffers = vi.spyOn(device, 'createBuffer');
+  const groups = vi.spyOn(device, 'createBindGroup');
+  const submissions = vi.spyOn(device.queue, 'submit');
   await model.prefill(tokens, { patterns, denseBelow: 0 });
   const chunks = tokens.length / 128;
   // The logits' way back is one buffer, and making them one submission.
-  expect(calls.buffers).toBe(1);
-  expect(calls.submissions).toBe(chunks + 1);
-  expect(calls.groups).toBe(0);
+  expect(buffers).toHaveBeenCalledTimes(1);
+  expect(submissions).toHaveBeenCalledTimes(chunks + 1);
+  expect(groups).not.toHaveBeenCalled();
   // Passes of a layer: before its attention, the attention up to the clearing of a histogram, from there, and behind it.
   expect(calls.clears).toBe(chunks * layers);
   expect(calls.passes).toBe(4 * chunks * layers + 1);
@@ -89,16 +88,12 @@ test('a model of the matrix tier records what a device accepts, SwiGLU in its pr
   for (const type of ['f16', 'q8_0'] as const) {
     const model = await LanguageModel.load(device, syntheticModel(SHAPES['tiny'] as ModelConfig, type), { contextLength: 1024 });
     expect(model.profile.tier).toBe('matrix');
-    const labels = new Set<string>();
-    const { createBindGroup } = device;
-    device.createBindGroup = (descriptor) => {
-      labels.add(descriptor.label ?? '');
-      return createBindGroup.call(device, descriptor);
-    };
+    const groups = vi.spyOn(device, 'createBindGroup');
     await model.prefill(new Array<number>(1024).fill(1), {
       patterns: { kind: 'vertical_slash', verticalSize: 64, slashSize: 64 },
     });
-    device.createBindGroup = createBindGroup;
+    const labels = new Set(groups.mock.calls.map(([{ label }]) => label ?? ''));
+    groups.mockRestore();
     expect([...labels].filter((l) => l.startsWith('gemm matrix f16 swiglu')).length).toBe(1);
     expect([...labels].filter((l) => l.startsWith('swiglu'))).toEqual([]);
     model.destroy();
@@ -113,23 +108,7 @@ test('a token takes nine dispatches a layer, in one pass', async () => {
     contextLength: 256,
   });
   await model.prefill([1, 2, 3]);
-  const calls = { passes: 0, dispatches: 0 };
-  const { createCommandEncoder } = device;
-  device.createCommandEncoder = (descriptor) => {
-    const encoder = createCommandEncoder.call(device, descriptor);
-    const begin = encoder.beginComputePass.bind(encoder);
-    encoder.beginComputePass = (options) => {
-      const pass = begin(options);
-      const dispatch = pass.dispatchWorkgroups.bind(pass);
-      calls.passes++;
-      pass.dispatchWorkgroups = (...size) => {
-        calls.dispatches++;
-        dispatch(...size);
-      };
-      return pass;
-    };
-    return encoder;
-  };
+  const calls = watchEncoders(device);
   const tokens: number[] = [];
   for await (const token of model.generate([4], { maxTokens: 2, stop: [] })) {
     // The second token is on its way when the first one comes.

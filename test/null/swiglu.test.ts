@@ -5,13 +5,7 @@ import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { type Dispatch, type DispatchOptions, Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE } from '../../src/device/subgroup_matrix.js';
-import {
-  fusesSwiglu,
-  type ModelKernels,
-  recordSwigluProduct,
-  swigluProductShaders,
-  type WeightPart,
-} from '../../src/model/gemm.js';
+import { fusesSwiglu, type ModelKernels, productShaders, recordSwigluProduct, type WeightPart } from '../../src/model/gemm.js';
 import { GEMM_TILINGS, type GemmTilingShape } from '../../src/model/matrix_gemm.js';
 import type { WeightType } from '../../src/model/types.js';
 import { encodeSteps } from '../../src/scheduler/submit.js';
@@ -62,7 +56,7 @@ async function recorded(k: ModelKernels, parts: readonly WeightPart[], rows: num
   const rec = new Watched(device, pool, pipelines);
   const a = rec.workspace('a', 2 * rows * COLUMNS);
   const c = rec.workspace('c', rows * matrix.rows);
-  await pipelines.prepare(swigluProductShaders(k, matrix, rows));
+  await pipelines.prepare(productShaders(k, matrix, 'swiglu', rows));
   recordSwigluProduct(rec, k, { matrix, a, rows, c });
   device.pushErrorScope('validation');
   const encoder = device.createCommandEncoder();

@@ -10,6 +10,7 @@ import {
   gemmTilingProblem,
   gemmWorkgroupBytes,
   type MatrixGemmTiling,
+  type MatrixProductOutput,
   matrixGemmShader,
   type ProductOutput,
 } from '../../src/model/matrix_gemm.js';
@@ -36,10 +37,28 @@ export interface MatrixProduct {
   readonly checked?: boolean;
 }
 
+/** Runs a kernel on its bindings; emulated on a device without subgroup matrices. */
+async function runOnMatrices(
+  { device }: SuiteContext,
+  run: Omit<MatrixProduct, 'output' | 'k'> & { readonly output: MatrixProductOutput; readonly bias: boolean },
+  [params, ...buffers]: readonly [Uint32Array, ...GPUBuffer[]],
+): Promise<void> {
+  const { tiling, type, output, m, n, bias, checked } = run;
+  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
+  const shader = matrixGemmShader(tiling, type, output, bias, checked, ops);
+  await gpuOf(device).pipelines.prepare([shader]);
+  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)] as const;
+  const rec = recorderOf(device);
+  const invocations = workgroups[0] * workgroups[1] * gemmSubgroups(tiling) * 32;
+  const bank = ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : [];
+  rec.dispatch({ stage: 'kernel', shader, bindings: [rec.constant(params), ...buffers, ...bank], workgroups });
+  submit(rec);
+}
+
 /** Runs a product, with a bias, against the oracle; emulated on a device without subgroup matrices. */
 export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: MatrixProduct): Promise<void> {
   const { device } = ctx;
-  const { tiling, type, output, m, n, k, checked } = run;
+  const { type, output, m, n, k } = run;
   const random = randomOf(ctx, name);
   // Columns before and after the ones of this dispatch stay as they are.
   const [rowStart, width] = [8, n + 20];
@@ -50,26 +69,13 @@ export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: M
   const before = roundToF16(random.normals(m * width, 3));
   const dtype = output === 'activation' ? 'f16' : 'f32';
   const c = uploadNumbers(device, before, dtype);
-  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
-  const shader = matrixGemmShader(tiling, type, output, true, checked, ops);
-  await gpuOf(device).pipelines.prepare([shader]);
-  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)] as const;
-  const rec = recorderOf(device);
-  const invocations = workgroups[0] * workgroups[1] * gemmSubgroups(tiling) * 32;
-  rec.dispatch({
-    stage: 'kernel',
-    shader,
-    bindings: [
-      rec.constant(gemmParams(m, { rows: n, rowStart }, k, firstRow, width)),
-      upload(device, bytes, bytes.byteLength + 4),
-      uploadNumbers(device, a, 'f16'),
-      uploadNumbers(device, bias, 'f32'),
-      c,
-      ...(ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : []),
-    ],
-    workgroups,
-  });
-  submit(rec);
+  await runOnMatrices(ctx, { ...run, bias: true }, [
+    gemmParams(m, { rows: n, rowStart }, k, firstRow, width),
+    upload(device, bytes, bytes.byteLength + 4),
+    uploadNumbers(device, a, 'f16'),
+    uploadNumbers(device, bias, 'f32'),
+    c,
+  ]);
   // What the matrices see of the weights.
   const w = roundToF16(dequantize(type, bytes));
   const expected = product(a.subarray(firstRow * k), w, m, k, bias.subarray(rowStart, rowStart + n));
@@ -97,7 +103,7 @@ type MatrixSwiglu = Omit<MatrixProduct, 'output' | 'n'> & { readonly inner: numb
 /** Runs gate and up against the oracle; emulated on a device without subgroup matrices. */
 async function checkMatrixSwiglu(ctx: SuiteContext, name: string, run: MatrixSwiglu): Promise<void> {
   const { device } = ctx;
-  const { tiling, type, m, inner, k, checked } = run;
+  const { type, m, inner, k } = run;
   const random = randomOf(ctx, name);
   // Rows between gate and up that are neither, and columns on both sides that stay as they are.
   const [gap, first, width] = [64, 8, inner + 20];
@@ -105,27 +111,14 @@ async function checkMatrixSwiglu(ctx: SuiteContext, name: string, run: MatrixSwi
   const a = roundToF16(random.normals(m * k));
   const before = roundToF16(random.normals(m * width, 3));
   const c = uploadNumbers(device, before, 'f16');
-  const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
-  const shader = matrixGemmShader(tiling, type, 'swiglu', false, checked, ops);
-  await gpuOf(device).pipelines.prepare([shader]);
-  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil((2 * inner) / tiling.blockN)] as const;
-  const rec = recorderOf(device);
   const weights = upload(device, bytes, bytes.byteLength + 4);
-  const invocations = workgroups[0] * workgroups[1] * gemmSubgroups(tiling) * 32;
-  rec.dispatch({
-    stage: 'kernel',
-    shader,
-    bindings: [
-      rec.constant(gemmParams(m, { rows: 2 * inner, rowStart: first }, k, 0, width, inner + gap)),
-      weights,
-      uploadNumbers(device, a, 'f16'),
-      weights,
-      c,
-      ...(ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : []),
-    ],
-    workgroups,
-  });
-  submit(rec);
+  await runOnMatrices(ctx, { ...run, output: 'swiglu', n: 2 * inner, bias: false }, [
+    gemmParams(m, { rows: 2 * inner, rowStart: first }, k, 0, width, inner + gap),
+    weights,
+    uploadNumbers(device, a, 'f16'),
+    weights,
+    c,
+  ]);
   const w = roundToF16(dequantize(type, bytes));
   const part = (row: number): Float64Array => product(a, w.subarray(row * k, (row + inner) * k), m, k);
   const expected = swiglu(part(0), part(inner + gap));
