@@ -72,11 +72,17 @@ export class KernelWatch {
   #reading: Promise<void>[] = [];
   readonly #kernels = new Map<string, { readonly part: Part; ms: number }>();
   readonly #runs: Run[] = [];
+  readonly #whole: boolean;
   #epoch: bigint | undefined;
 
-  /** Watches from now on. The device needs `timestamp-query`. */
-  constructor(device: GPUDevice) {
+  /**
+   * Watches from now on. The device needs `timestamp-query`.
+   *
+   * @param whole - not to cut passes: each counts as a kernel named `pass`
+   */
+  constructor(device: GPUDevice, whole = false) {
     this.#device = device;
+    this.#whole = whole;
     this.#createCommandEncoder = device.createCommandEncoder;
     device.createCommandEncoder = (descriptor) => {
       this.#collect();
@@ -121,7 +127,8 @@ export class KernelWatch {
       let current = '';
       const watched: Pick<GPUComputePassEncoder, 'setPipeline' | 'setBindGroup' | 'dispatchWorkgroups' | 'end'> = {
         setPipeline: (pipeline) => {
-          if (!pass || pipeline.label !== current) {
+          const label = this.#whole ? 'pass' : pipeline.label;
+          if (!pass || label !== current) {
             pass?.end();
             let slot = slots.at(-1);
             if (!slot || 2 * slot.spans.length === QUERIES) {
@@ -130,7 +137,7 @@ export class KernelWatch {
             }
             const { spans, querySet } = slot;
             const query = 2 * spans.length;
-            current = pipeline.label;
+            current = label;
             const first = query === 0 && slots.length === 1;
             spans.push({ part: partOf(current), kernel: current, first });
             const timestampWrites = { querySet, beginningOfPassWriteIndex: query, endOfPassWriteIndex: query + 1 };

@@ -13,6 +13,7 @@ import {
   type TilingOverrides,
 } from '../src/index.js';
 import { measureCeilings } from './ceilings.js';
+import { addDecodeCommand } from './decode.js';
 import { deviceModel, deviceSlug } from './device_model.js';
 import { addGemmCommand } from './gemm.js';
 import { runMethods } from './methods.js';
@@ -244,5 +245,6 @@ program
 addTuneCommand(program);
 addGemmCommand(program);
 addModelCommand(program, tilingsOf);
+addDecodeCommand(program);
 pollGently();
 await program.parseAsync();

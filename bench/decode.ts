@@ -1,0 +1,158 @@
+import type { Command } from 'commander';
+import { openNodeDevice } from '../src/device/node.js';
+import { profileDevice, type Tier } from '../src/device/profile.js';
+import { invalidArgument } from '../src/errors.js';
+import { BYTES } from '../src/kernels/tensor.js';
+import { LanguageModel } from '../src/model/runtime.js';
+import { BLOCK_LAYOUT, type ModelConfig, type WeightType } from '../src/model/types.js';
+import { Random } from '../src/reference/random.js';
+import { measureCeilings } from './ceilings.js';
+import { deviceModel, deviceSlug } from './device_model.js';
+import { KernelWatch } from './kernel_times.js';
+import { median } from './measure.js';
+import { write } from './results.js';
+import { SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
+
+interface Options {
+  readonly shape: string;
+  readonly type: string;
+  readonly tier: Tier | 'auto';
+  readonly contexts: readonly number[];
+  readonly layers?: number;
+  readonly tokens: number;
+  readonly runs: number;
+  readonly out: string;
+}
+
+/** Decoding behind one prompt. Milliseconds are those of a token. */
+interface DecodeRow {
+  /** Tokens before the first one that is generated. */
+  readonly context: number;
+  readonly layers: number;
+  /** From token to token, by the program's clock: the median of runs. */
+  readonly wallMs: number;
+  /** What all threads of the program worked meanwhile. */
+  readonly cpuMs: number;
+  /** From the first kernel's beginning to the last one's end. */
+  readonly gpuMs?: number;
+  /** Weights and cache that a token reads, by count, over `gpuMs`. */
+  readonly gbPerSecond?: number;
+  /** Each kernel measured for itself, which takes longer. */
+  readonly kernels?: Readonly<Record<string, number>>;
+}
+
+/** Bytes that a token reads at least: every weight but the embedding's, and the keys and values of all tokens so far. */
+function bytesRead(config: ModelConfig, type: WeightType, context: number, cacheBytes: number): number {
+  const { layer, rest } = weightBytes(config, type);
+  const { layers, numKvHeads, headDim, tieEmbeddings } = config;
+  return layers * (layer + 2 * numKvHeads * headDim * context * cacheBytes) + rest / (tieEmbeddings ? 1 : 2);
+}
+
+async function run(options: Options): Promise<void> {
+  const { shape, type, contexts, tokens, runs } = options;
+  const known = SHAPES[shape];
+  if (!known) throw invalidArgument('--shape', shape, Object.keys(SHAPES).join(', '));
+  if (!(type in BLOCK_LAYOUT)) throw invalidArgument('--type', type, Object.keys(BLOCK_LAYOUT).join(', '));
+  if (tokens < 2) throw invalidArgument('--tokens', tokens, 'at least 2');
+  const config = { ...known, layers: options.layers ?? known.layers };
+  const device = await openNodeDevice();
+  const profile = profileDevice(device, options.tier);
+  const gpu = deviceModel(profile);
+  console.error(`${gpu}: decoding with ${shape}, ${type} weights, tier ${profile.tier}`);
+  const rows: DecodeRow[] = [];
+  const path = `${options.out}/${deviceSlug(gpu)}-decode-${shape}-${type}.json`;
+  for (const context of contexts) {
+    const row = await measure(device, config, type as WeightType, context, options);
+    rows.push(row);
+    const { wallMs, cpuMs, gpuMs = 0, gbPerSecond = 0, kernels = {} } = row;
+    console.log(
+      `${context.toLocaleString('en')} tokens, ${config.layers} layers: ${wallMs.toFixed(3)} ms a token (${(1000 / wallMs).toFixed(0)}/s), ` +
+        `GPU ${gpuMs.toFixed(3)} ms, ${gbPerSecond.toFixed(0)} GB/s, CPU ${cpuMs.toFixed(3)} ms`,
+    );
+    for (const [kernel, ms] of Object.entries(kernels)) console.log(`  ${ms.toFixed(4)} ms  ${kernel}`);
+  }
+  const { copyGBs } = await measureCeilings(device, profile.software ? 1e-3 : 1);
+  device.destroy();
+  const date = new Date().toISOString().slice(0, 10);
+  const about = { device: gpu, date, adapter: profile.name, tier: profile.tier, shape, type, tokens, runs, copyGBs };
+  write(path, `${JSON.stringify({ ...about, rows }, null, 1)}\n`);
+  console.log(`copies ${copyGBs.toFixed(0)} GB/s; wrote ${path}`);
+}
+
+async function measure(
+  device: GPUDevice,
+  config: ModelConfig,
+  type: WeightType,
+  context: number,
+  { tier, tokens, runs }: Options,
+): Promise<DecodeRow> {
+  const room = 2 * tokens;
+  const { layers } = config;
+  const model = await LanguageModel.load(device, syntheticModel(config, type), {
+    tier,
+    contextLength: context + room,
+    denseBelow: 0,
+  });
+  const timed = device.features.has('timestamp-query');
+  try {
+    const random = new Random(2);
+    const prompt = Array.from({ length: context - 1 }, () => random.integer(0, config.vocabSize - 1));
+    await model.prefill(prompt, { patterns: { kind: 'a_shape', initSize: 64, localSize: 64 } });
+    /** Milliseconds of wall and of work, from the first token on, which belongs to the prompt. */
+    const generate = async (maxTokens = tokens + 1): Promise<{ wallMs: number; cpuMs: number }> => {
+      model.truncate(prompt.length);
+      let start = 0;
+      let cpu = process.cpuUsage();
+      let made = -1;
+      for await (const _ of model.generate([1], { maxTokens, stop: [] })) {
+        if (++made > 0) continue;
+        start = performance.now();
+        cpu = process.cpuUsage();
+      }
+      const { user, system } = process.cpuUsage(cpu);
+      return { wallMs: (performance.now() - start) / made, cpuMs: (user + system) / 1000 / made };
+    };
+    await generate();
+    const plain: { wallMs: number; cpuMs: number }[] = [];
+    for (let i = 0; i < runs; i++) plain.push(await generate());
+    const row = { context, layers, wallMs: median(plain.map((p) => p.wallMs)), cpuMs: median(plain.map((p) => p.cpuMs)) };
+    if (!timed) return row;
+    // The step of one more token, of which the prompt's last one is left out.
+    const watched = async (whole: boolean): Promise<Map<string, number>> => {
+      const once = async (maxTokens: number): Promise<ReadonlyMap<string, number>> => {
+        const watch = new KernelWatch(device, whole);
+        await generate(maxTokens);
+        return (await watch.stop()).kernels;
+      };
+      const [many, one] = [await once(tokens + 1), await once(1)];
+      return new Map([...many].map(([kernel, ms]) => [kernel, (ms - (one.get(kernel) ?? 0)) / tokens]));
+    };
+    const gpuMs = [...(await watched(true)).values()].reduce((a, b) => a + b, 0);
+    const kernels = [...(await watched(false))].filter(([, ms]) => ms > 0).sort((a, b) => b[1] - a[1]);
+    const cacheBytes = BYTES[model.profile.tier === 'portable' ? 'f32' : 'f16'];
+    return {
+      ...row,
+      gpuMs,
+      gbPerSecond: bytesRead(config, type, context, cacheBytes) / gpuMs / 1e6,
+      kernels: Object.fromEntries(kernels),
+    };
+  } finally {
+    model.destroy();
+  }
+}
+
+/** Adds the command `decode`: times one token after another. */
+export function addDecodeCommand(program: Command): void {
+  program
+    .command('decode')
+    .description('one token after another, greedily, behind prompts of several lengths: by the clock, and by kernel')
+    .option('--shape <name>', `random weights: ${Object.keys(SHAPES).join(', ')}`, 'llama-3.1-8b')
+    .option('--type <type>', `of the weights: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16')
+    .option('--tier <tier>', 'portable, f16, matrix or auto', 'auto')
+    .option('--contexts <list>', 'tokens of the prompts', (text) => text.split(',').map(Number), [1024, 8192, 131_072])
+    .option('--layers <n>', 'fewer layers than the model has', Number)
+    .option('--tokens <n>', 'tokens to generate in each run', Number, 32)
+    .option('--runs <n>', 'runs, the median counts', Number, 5)
+    .option('--out <folder>', 'where results go', 'bench/results')
+    .action(run);
+}
