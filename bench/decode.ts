@@ -31,14 +31,53 @@ interface DecodeRow {
   readonly layers: number;
   /** From token to token, by the program's clock: the median of runs. */
   readonly wallMs: number;
-  /** What all threads of the program worked meanwhile. */
-  readonly cpuMs: number;
+  /** Of that, from the making of a command encoder to its end, and in the submission. */
+  readonly recordMs: number;
+  readonly submitMs: number;
   /** From the first kernel's beginning to the last one's end. */
   readonly gpuMs?: number;
   /** Weights and cache that a token reads, by count, over `gpuMs`. */
   readonly gbPerSecond?: number;
   /** Each kernel measured for itself, which takes longer. */
   readonly kernels?: Readonly<Record<string, number>>;
+}
+
+type HostTimes = Pick<DecodeRow, 'wallMs' | 'recordMs' | 'submitMs'>;
+
+/** Times what the program does for a command buffer, on the average of those that it submits. */
+class HostWatch {
+  readonly #device: GPUDevice;
+  readonly #createCommandEncoder: GPUDevice['createCommandEncoder'];
+  readonly #submit: GPUQueue['submit'];
+  #begun = 0;
+  #record = 0;
+  #submitted = 0;
+  #count = 0;
+
+  constructor(device: GPUDevice) {
+    this.#device = device;
+    this.#createCommandEncoder = device.createCommandEncoder;
+    this.#submit = device.queue.submit;
+    device.createCommandEncoder = (descriptor) => {
+      this.#begun = performance.now();
+      return this.#createCommandEncoder.call(device, descriptor);
+    };
+    device.queue.submit = (buffers) => {
+      const recorded = performance.now();
+      this.#submit.call(device.queue, buffers);
+      this.#record += recorded - this.#begun;
+      this.#submitted += performance.now() - recorded;
+      this.#count++;
+      return undefined;
+    };
+  }
+
+  /** Stops watching. */
+  stop(): Pick<DecodeRow, 'recordMs' | 'submitMs'> {
+    this.#device.createCommandEncoder = this.#createCommandEncoder;
+    this.#device.queue.submit = this.#submit;
+    return { recordMs: this.#record / this.#count, submitMs: this.#submitted / this.#count };
+  }
 }
 
 /** Bytes that a token reads at least: every weight but the embedding's, and the keys and values of all tokens so far. */
@@ -64,10 +103,10 @@ async function run(options: Options): Promise<void> {
   for (const context of contexts) {
     const row = await measure(device, config, type as WeightType, context, options);
     rows.push(row);
-    const { wallMs, cpuMs, gpuMs = 0, gbPerSecond = 0, kernels = {} } = row;
+    const { wallMs, recordMs, submitMs, gpuMs = 0, gbPerSecond = 0, kernels = {} } = row;
     console.log(
       `${context.toLocaleString('en')} tokens, ${config.layers} layers: ${wallMs.toFixed(3)} ms a token (${(1000 / wallMs).toFixed(0)}/s), ` +
-        `GPU ${gpuMs.toFixed(3)} ms, ${gbPerSecond.toFixed(0)} GB/s, CPU ${cpuMs.toFixed(3)} ms`,
+        `GPU ${gpuMs.toFixed(3)} ms, ${gbPerSecond.toFixed(0)} GB/s; recording ${recordMs.toFixed(3)} ms, submission ${submitMs.toFixed(3)} ms`,
     );
     for (const [kernel, ms] of Object.entries(kernels)) console.log(`  ${ms.toFixed(4)} ms  ${kernel}`);
   }
@@ -98,24 +137,22 @@ async function measure(
     const random = new Random(2);
     const prompt = Array.from({ length: context - 1 }, () => random.integer(0, config.vocabSize - 1));
     await model.prefill(prompt, { patterns: { kind: 'a_shape', initSize: 64, localSize: 64 } });
-    /** Milliseconds of wall and of work, from the first token on, which belongs to the prompt. */
-    const generate = async (maxTokens = tokens + 1): Promise<{ wallMs: number; cpuMs: number }> => {
+    /** Milliseconds from the first token on, which belongs to the prompt. */
+    const generate = async (maxTokens = tokens + 1): Promise<HostTimes> => {
       model.truncate(prompt.length);
       let start = 0;
-      let cpu = process.cpuUsage();
       let made = -1;
-      for await (const _ of model.generate([1], { maxTokens, stop: [] })) {
-        if (++made > 0) continue;
-        start = performance.now();
-        cpu = process.cpuUsage();
-      }
-      const { user, system } = process.cpuUsage(cpu);
-      return { wallMs: (performance.now() - start) / made, cpuMs: (user + system) / 1000 / made };
+      const host = new HostWatch(device);
+      for await (const _ of model.generate([1], { maxTokens, stop: [] })) if (++made === 0) start = performance.now();
+      const wallMs = (performance.now() - start) / made;
+      const { recordMs, submitMs } = host.stop();
+      return { wallMs, recordMs, submitMs };
     };
     await generate();
-    const plain: { wallMs: number; cpuMs: number }[] = [];
+    const plain: HostTimes[] = [];
     for (let i = 0; i < runs; i++) plain.push(await generate());
-    const row = { context, layers, wallMs: median(plain.map((p) => p.wallMs)), cpuMs: median(plain.map((p) => p.cpuMs)) };
+    const of = (key: keyof HostTimes): number => median(plain.map((times) => times[key]));
+    const row = { context, layers, wallMs: of('wallMs'), recordMs: of('recordMs'), submitMs: of('submitMs') };
     if (!timed) return row;
     // The step of one more token, of which the prompt's last one is left out.
     const watched = async (whole: boolean): Promise<Map<string, number>> => {

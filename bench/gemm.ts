@@ -6,7 +6,15 @@ import { BufferPool } from '../src/device/pool.js';
 import { profileDevice } from '../src/device/profile.js';
 import { Recorder } from '../src/device/recorder.js';
 import { matrixShapes, SUBGROUP_SIZE } from '../src/device/subgroup_matrix.js';
-import { GEMV_ROWS, gemmParams, type ModelKernels, productShader } from '../src/model/gemm.js';
+import {
+  GEMV_ROWS,
+  type GemvTiling,
+  gemmParams,
+  gemvShader,
+  gemvWorkgroups,
+  type ModelKernels,
+  productShader,
+} from '../src/model/gemm.js';
 import {
   GEMM_TILINGS,
   gemmRegisters,
@@ -43,6 +51,7 @@ interface Options {
   readonly warmMs: string;
   readonly keep: string;
   readonly only: string;
+  readonly gemv?: string;
   readonly ablate?: true | string;
   readonly tiled: boolean;
   readonly zeros: boolean;
@@ -107,6 +116,15 @@ class GemmBench {
       m,
     );
     return { name: m <= GEMV_ROWS ? 'gemv' : 'tiled', shader, workgroups };
+  }
+
+  /** The kernel of decoding in a tiling. */
+  gemv(tiling: GemvTiling, type: WeightType, { m, n }: Size): Variant {
+    return {
+      name: `gemv ${tiling.rows}x${8 * tiling.groups}`,
+      shader: gemvShader(this.kernels, type, 'activation', false, m, tiling),
+      workgroups: gemvWorkgroups(this.kernels, n, tiling),
+    };
   }
 
   matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n }: Size, ablation = 'all'): Variant {
@@ -251,6 +269,14 @@ function parseSizes(text: string, m: number): Size[] {
   });
 }
 
+/** Tilings of the kernel of decoding from rows and columns of a thread. */
+function parseGemvTilings(text: string): GemvTiling[] {
+  return text.split(',').map((entry) => {
+    const [rows = 0, columns = 0] = entry.split('x').map(Number);
+    return { rows, groups: columns / 8 };
+  });
+}
+
 async function run(options: Options): Promise<void> {
   const device = await openNodeDevice();
   const bench = new GemmBench(device, options.zeros);
@@ -296,6 +322,8 @@ async function run(options: Options): Promise<void> {
     for (const type of types) {
       for (const size of sizes) {
         const variants = best.map((t) => bench.matrix(t, type, size));
+        if (m <= GEMV_ROWS && options.gemv)
+          variants.push(...parseGemvTilings(options.gemv).map((t) => bench.gemv(t, type, size)));
         if (options.tiled || variants.length === 0) variants.push(bench.plain(type, size));
         all.push(...(await bench.measure(type, size, variants, passes, warmMs)));
       }
@@ -322,6 +350,10 @@ export function addGemmCommand(program: Command): void {
     .option('--types <list>', `types of W: ${Object.keys(BLOCK_LAYOUT).join()}`, 'f16,q8_0,q4_k')
     .option('--keep <n>', 'tilings that go on to all sizes and types', '4')
     .option('--only <list>', 'tilings whose name contains one of these', '')
+    .option(
+      '--gemv <list>',
+      'instead of what models use, tilings of the kernel of decoding: rows and columns of a thread, as 2x32,4x64',
+    )
     .option(
       '--ablate [parts]',
       'instead: the first type and size, with one part of the work left out at a time: all, or those of a comma-separated list',

@@ -2,11 +2,21 @@
 // whose high nibbles are elements 16 to 31.   w_i = d q_i + m
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
-fn load_weights(row: u32, group: u32) -> Eight {
-  let block = (row * (params.k / 32u) + group / 4u) * 5u;
-  let d = half(weights[block]);
-  let m = half(weights[block] >> 16u);
-  let at = block + 1u + 2u * (group % 2u);
+const SPAN: u32 = 4u;
+const SCALED: u32 = 1u;
+const HAS_MINIMUM: u32 = 1u;
+
+fn block_of(row: u32, group: u32) -> u32 {
+  return (row * (params.k / 32u) + group / 4u) * 5u;
+}
+
+fn load_scale(row: u32, group: u32) -> Scale {
+  let x = weights[block_of(row, group)];
+  return Scale(half(x), half(x >> 16u));
+}
+
+fn load_quants(row: u32, group: u32) -> Eight {
+  let at = block_of(row, group) + 1u + 2u * (group % 2u);
   let shift = 2u * (group & 2u);
-  return Eight(d * nibbles(weights[at] >> shift) + m, d * nibbles(weights[at + 1u] >> shift) + m);
+  return Eight(nibbles(weights[at] >> shift, 0.0), nibbles(weights[at + 1u] >> shift, 0.0));
 }

@@ -1,26 +1,30 @@
-// Weights [n, k] in blocks of 256 and 144 bytes: f16 d, f16 d_min, 12 bytes with a 6-bit scale s and minimum m for
+// Weights [n, k] in blocks of 256 and 144 bytes: f16 d, f16 d_min, 12 bytes with a 6-bit scale s and minimum x for
 // each of 8 sub-blocks of 32, then 128 bytes: each 32 of them are sub-blocks 2 j (low nibbles) and 2 j + 1 (high).
-//   w_i = d s q_i - d_min m
-@group(0) @binding(1) var<storage, read> weights: array<u32>;
+//   w_i = d s q_i - d_min x
+// A block is nine 16-byte words: one that scales need, and eight of nibbles.
+@group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
 
-// Byte i of the 12 bytes of scales from word `at` on.
-fn scale_byte(at: u32, i: u32) -> u32 {
-  return (weights[at + i / 4u] >> (8u * (i % 4u))) & 255u;
+const SPAN: u32 = 4u;
+const SCALED: u32 = 1u;
+const HAS_MINIMUM: u32 = 1u;
+
+fn block_of(row: u32, group: u32) -> u32 {
+  return (row * (params.k / 256u) + group / 32u) * 9u;
 }
 
-fn load_weights(row: u32, group: u32) -> Eight {
-  let block = (row * (params.k / 256u) + group / 32u) * 36u;
-  let sub = (group / 4u) % 8u;
-  let low = sub % 4u;
+fn load_scale(row: u32, group: u32) -> Scale {
+  let head = weights[block_of(row, group)];
+  let sub = group / 4u % 8u;
   // Sub-blocks 0 to 3: 6 bits of bytes sub and sub + 4. From 4 on: nibbles of byte sub + 4, upper bits from the others' tops.
-  let first = scale_byte(block + 1u, low);
-  let second = scale_byte(block + 1u, 4u + low);
-  let third = scale_byte(block + 1u, 8u + low);
-  let scale = select((third & 15u) | ((first >> 6u) << 4u), first & 63u, sub < 4u);
-  let minimum = select((third >> 4u) | ((second >> 6u) << 4u), second & 63u, sub < 4u);
-  let d = half(weights[block]) * f32(scale);
-  let m = half(weights[block] >> 16u) * f32(minimum);
-  let at = block + 4u + 8u * (sub / 2u) + 2u * (group % 4u);
-  let shift = 4u * (sub % 2u);
-  return Eight(d * nibbles(weights[at] >> shift) - m, d * nibbles(weights[at + 1u] >> shift) - m);
+  let x = head.yzw >> vec3<u32>(8u * (sub % 4u));
+  let scale = select((x.z & 15u) | ((x.x >> 2u) & 0x30u), x.x & 63u, sub < 4u);
+  let minimum = select(((x.z >> 4u) & 15u) | ((x.y >> 2u) & 0x30u), x.y & 63u, sub < 4u);
+  return Scale(half(head.x) * whole(scale), -half(head.x >> 16u) * whole(minimum));
+}
+
+fn load_quants(row: u32, group: u32) -> Eight {
+  let sub = group / 4u % 8u;
+  let word = weights[block_of(row, group) + 1u + 2u * (sub / 2u) + group % 4u / 2u];
+  let x = select(word.xy, word.zw, group % 2u == 1u) >> vec2<u32>(4u * (sub % 2u));
+  return Eight(nibbles(x.x, 0.0), nibbles(x.y, 0.0));
 }

@@ -17,7 +17,7 @@ import {
   matrixGemmShader,
   type ProductOutput,
 } from './matrix_gemm.js';
-import { outputLibrary, weightLibrary } from './shader_parts.js';
+import { activationLibrary, outputLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
 
 /** How the model's kernels compute on a device. */
@@ -77,10 +77,29 @@ const DEQUANTIZED_BYTES = 2 ** 27;
 /** Columns of weights come in groups of this many. */
 export const COLUMN_MULTIPLE = 32;
 
-/** Groups of 8 weights that a thread of the matrix-vector kernel reads at a time: a block of 32, or 32 bytes and more. */
-const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = { f32: 2, f16: 2, q8_0: 4, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 4 };
+/** Threads that share a row's columns in the matrix-vector kernel, and such groups of a workgroup. */
+const GEMV = { TX: 32, TY: 4 } as const;
 
-const GEMV = { TX: 32, TY: 4, ROWS_W: 2 } as const;
+/** How the matrix-vector kernel is tiled, see shaders/model/gemv.wgsl. */
+export interface GemvTiling {
+  /** Groups of 8 columns that a thread takes at a time. */
+  readonly groups: number;
+  /** Rows of the weights that a thread sums at a time; even. */
+  readonly rows: number;
+}
+
+/** {@link GemvTiling.groups}, of columns that are a multiple of {@link COLUMN_MULTIPLE}, or of a block of 256. */
+const GEMV_GROUPS: Readonly<Record<WeightType, 1 | 2 | 4 | 8>> = { f32: 2, f16: 2, q8_0: 2, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 2 };
+
+/** Rows of quantised weights from which half as many threads, of twice the rows, still fill a GPU. */
+const GEMV_MANY_ROWS = 4096;
+
+/** The tiling for a number of rows of activations, and of weights. */
+export function gemvTiling(type: WeightType, rows: number, weightRows: number): GemvTiling {
+  // Activations are read once for a thread's rows; more of them at a time take more registers.
+  const many = rows === 1 && type !== 'f32' && type !== 'f16' && weightRows >= GEMV_MANY_ROWS;
+  return { groups: GEMV_GROUPS[type], rows: many ? 4 : 2 };
+}
 
 /** Type of a product's result in memory. */
 export function outputType(kernels: ModelKernels, output: MatrixProductOutput): DType {
@@ -141,23 +160,26 @@ export function gemvShader(
   output: MatrixProductOutput,
   bias: boolean,
   rows: number,
+  tiling: GemvTiling,
 ): ShaderSpec {
   const { activation, profile } = kernels;
   const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= GEMV.TX;
   const constants = {
     ...GEMV,
     M: rows,
-    GROUPS: GEMV_GROUPS[type],
+    ROWS_W: tiling.rows,
+    GROUPS: tiling.groups,
     ADD: output === 'add' ? 1 : 0,
     HAS_BIAS: bias ? 1 : 0,
     SWIGLU: output === 'swiglu' ? 1 : 0,
   };
   return {
-    label: `gemv ${type} ${activation} ${output} m=${rows}${bias ? ' bias' : ''}${subgroups ? ' sg' : ''}`,
+    label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${subgroups ? ' sg' : ''}`,
     code: [
-      prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: activation }, constants }),
+      prelude({ f16: activation === 'f16', subgroups, constants }),
       gemmBindings,
       weightLibrary(type),
+      activationLibrary(activation),
       outputLibrary(outputType(kernels, output)),
       gemv,
       subgroups ? rowSumSubgroup : rowSumWorkgroup,
@@ -170,6 +192,11 @@ export function gemvShader(
 function grid({ profile }: ModelKernels, workgroups: number): readonly [number, number] {
   const x = Math.min(workgroups, profile.limits.maxComputeWorkgroupsPerDimension);
   return [x, Math.ceil(workgroups / x)];
+}
+
+/** Workgroups of {@link gemvShader} for so many rows of weights. */
+export function gemvWorkgroups(kernels: ModelKernels, weightRows: number, tiling: GemvTiling): readonly [number, number] {
+  return grid(kernels, Math.ceil(weightRows / (GEMV.TY * tiling.rows)));
 }
 
 /** What {@link productShader} needs to know of a matrix. */
@@ -191,8 +218,9 @@ export function productShader(
 ): { readonly shader: ShaderSpec; readonly workgroups: readonly [number, number] } {
   const { type } = part;
   if (rows <= GEMV_ROWS) {
-    const groups = Math.ceil(part.rows / (GEMV.TY * GEMV.ROWS_W));
-    return { shader: gemvShader(kernels, type, output, matrix.bias, rows), workgroups: grid(kernels, groups) };
+    const tiling = gemvTiling(type, rows, part.rows);
+    const shader = gemvShader(kernels, type, output, matrix.bias, rows, tiling);
+    return { shader, workgroups: gemvWorkgroups(kernels, part.rows, tiling) };
   }
   const tiling = matrixTilingFor(kernels, matrix.columns, rows);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;

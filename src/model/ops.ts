@@ -1,16 +1,21 @@
 import argmaxSource from '../../shaders/model/argmax.wgsl?raw';
 import decodeAttentionSource from '../../shaders/model/decode_attention.wgsl?raw';
 import decodeCombineSource from '../../shaders/model/decode_combine.wgsl?raw';
+import decodeParams from '../../shaders/model/decode_params.wgsl?raw';
 import embedSource from '../../shaders/model/embed.wgsl?raw';
+import laneSumsSubgroup from '../../shaders/model/lane_sums_subgroup.wgsl?raw';
+import laneSumsWorkgroup from '../../shaders/model/lane_sums_workgroup.wgsl?raw';
 import logProbsSource from '../../shaders/model/log_probs.wgsl?raw';
 import rmsNormSource from '../../shaders/model/rms_norm.wgsl?raw';
 import ropeSource from '../../shaders/model/rope.wgsl?raw';
 import swigluSource from '../../shaders/model/swiglu.wgsl?raw';
+import wordsF16 from '../../shaders/model/words_f16.wgsl?raw';
+import wordsF32 from '../../shaders/model/words_f32.wgsl?raw';
 import workgroupSum from '../../shaders/model/workgroup_sum.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
-import { MinferenceError } from '../errors.js';
 import { prelude } from '../kernels/shader_text.js';
+import { BYTES } from '../kernels/tensor.js';
 import type { Matrix, ModelKernels } from './gemm.js';
 import type { HeadGroup } from './kv_cache.js';
 import { outputLibrary, weightLibrary } from './shader_parts.js';
@@ -175,54 +180,76 @@ export function recordSwiglu(
 
 // ---- decoding
 
-/** Keys that the decoding kernel stages at a time, and its threads. */
+/** How the decoding kernel shares its work out, see shaders/model/decode_attention.wgsl. */
 export interface DecodeTiling {
-  readonly keys: number;
-  readonly threads: number;
+  /** Query heads of a workgroup. */
+  readonly heads: number;
+  /** Threads that share a row. */
+  readonly lanes: number;
+  /** Words of 16 bytes of a row that a thread has. */
+  readonly slice: number;
+  /** Keys that a thread loads at a time. */
+  readonly unroll: number;
+  /** Whether the threads of a row exchange their sums inside a subgroup. */
+  readonly subgroups: boolean;
+  /** Keys that a workgroup takes at a time. */
+  readonly tile: number;
 }
 
-/** The largest tile of keys that workgroup memory holds, and about one thread for each vec4 of output. */
-export function decodeTiling(kernels: ModelKernels, config: ModelConfig): DecodeTiling {
-  const { limits } = kernels.profile;
+const DECODE_THREADS = 128;
+/** Query heads of a workgroup at most: its threads keep q and o of all of them in registers. */
+const DECODE_HEADS = 4;
+/** Workgroups and splits at most: some waves of a large GPU. */
+const DECODE_WORKGROUPS = 1024;
+const DECODE_SPLITS = 128;
+
+/** The tiling for a device and a model's heads. */
+export function decodeTiling({ profile, activation }: ModelKernels, config: ModelConfig): DecodeTiling {
   const group = config.numHeads / config.numKvHeads;
-  const vec4 = kernels.activation === 'f16' ? 8 : 16;
-  const columns = config.headDim / 4;
-  const bytes = (keys: number): number => group * columns * vec4 + keys * (columns + 1) * vec4 + group * keys * 4;
-  const keys = [64, 32, 16, 8, 4].find((n) => bytes(n) <= limits.maxComputeWorkgroupStorageSize);
-  if (!keys) {
-    throw new MinferenceError(
-      'limit',
-      `decoding needs ${bytes(4)} bytes of workgroup memory for ${group} query heads of ${config.headDim}`,
-      {
-        argument: 'config.numHeads',
-        value: config.numHeads,
-        allowed: `at most ${limits.maxComputeWorkgroupStorageSize} bytes (maxComputeWorkgroupStorageSize)`,
-      },
-    );
-  }
-  return { keys, threads: group * columns > 64 ? 128 : 64 };
+  const heads = Math.ceil(group / Math.ceil(group / DECODE_HEADS));
+  const words = (config.headDim * BYTES[activation]) / 16;
+  const lanes = Math.min(32, 2 ** Math.ceil(Math.log2(words)));
+  const slice = Math.ceil(words / lanes);
+  const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= lanes;
+  // What takes long to compile, and workgroup memory for the sums, grow with it.
+  const unroll = profile.software ? 2 : subgroups ? 8 / slice : 4;
+  return { heads, lanes, slice, unroll, subgroups, tile: (DECODE_THREADS / lanes) * unroll };
 }
 
 /** Shader of the splits of {@link recordDecodeAttention}. */
 export function decodeAttentionShader(kernels: ModelKernels, config: ModelConfig): ShaderSpec {
-  const tiling = decodeTiling(kernels, config);
+  const { heads, lanes, slice, unroll, subgroups } = decodeTiling(kernels, config);
+  const { activation } = kernels;
   const constants = {
     HEAD_DIM: config.headDim,
     GROUP: config.numHeads / config.numKvHeads,
-    THREADS: tiling.threads,
-    KEYS: tiling.keys,
+    HEADS: heads,
+    LANES: lanes,
+    SLICE: slice,
+    UNROLL: unroll,
+    THREADS: DECODE_THREADS,
   };
+  const tag = `D=${config.headDim} group=${constants.GROUP} unroll=${unroll}${subgroups ? ' sg' : ''}`;
   return {
-    ...activationShader(kernels, 'decode_attention', decodeAttentionSource, constants),
+    label: `decode_attention ${activation} ${tag}`,
+    code: [
+      prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: activation }, constants }),
+      activation === 'f16' ? wordsF16 : wordsF32,
+      decodeParams,
+      decodeAttentionSource,
+      subgroups ? laneSumsSubgroup : laneSumsWorkgroup,
+    ].join('\n'),
     bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
   };
 }
 
 /** Shader that joins the splits of {@link recordDecodeAttention}. */
 export function decodeCombineShader(kernels: ModelKernels, config: ModelConfig): ShaderSpec {
+  const columns = config.headDim / 4;
+  const constants = { D4: columns, PARTS: Math.max(1, Math.floor(256 / columns)) };
   return {
-    ...activationShader(kernels, 'decode_combine', decodeCombineSource, { D4: config.headDim / 4 }),
-    bindings: ['uniform', 'read', 'read', 'write'],
+    ...activationShader(kernels, 'decode_combine', decodeCombineSource, constants, decodeParams),
+    bindings: ['uniform', 'read', 'read', 'read', 'write'],
   };
 }
 
@@ -237,34 +264,40 @@ export interface DecodeOptions {
   readonly o: GPUBuffer;
   readonly groups: readonly HeadGroup[];
   readonly capacity: number;
+  /** At most; short sequences have fewer. */
   readonly splits: number;
 }
 
-/** Splits that fill a GPU without leaving many of them empty in a cache of this capacity. */
-export function decodeSplits(config: ModelConfig, capacity: number): number {
-  return Math.max(1, Math.min(64, Math.ceil(512 / config.numKvHeads), Math.ceil(capacity / 64)));
+/** Splits that fill a large GPU, of a tile each or more in a cache of this capacity. */
+export function decodeSplits(kernels: ModelKernels, config: ModelConfig, capacity: number): number {
+  const { heads, tile } = decodeTiling(kernels, config);
+  const workgroups = config.numKvHeads * Math.ceil(config.numHeads / config.numKvHeads / heads);
+  return Math.min(DECODE_SPLITS, Math.ceil(DECODE_WORKGROUPS / workgroups), Math.ceil(capacity / tile));
 }
 
 /** Attention of one query row over the cache, up to its own position. */
 export function recordDecodeAttention(rec: Recorder, kernels: ModelKernels, options: DecodeOptions): void {
   const { config, state, q, o, groups, capacity, splits } = options;
-  const { numHeads, headDim } = config;
+  const { numHeads, numKvHeads, headDim } = config;
+  const { heads, tile } = decodeTiling(kernels, config);
+  const chunks = Math.ceil(numHeads / numKvHeads / heads);
   const partialO = rec.workspace('decode outputs', numHeads * splits * headDim * 4);
   const partialMl = rec.workspace('decode sums', numHeads * splits * 8);
+  const scale = Math.LOG2E / Math.sqrt(headDim);
+  const paramsOf = (kvStart: number): BufferRange =>
+    rec.constant(words(kvStart, capacity, splits, config.slidingWindow ?? capacity, { f32: scale }, tile));
   for (const { kvStart, kvCount, k, v } of groups) {
-    const scale = Math.LOG2E / Math.sqrt(headDim);
-    const params = words(kvStart, capacity, splits, config.slidingWindow ?? capacity, { f32: scale }, 1);
     rec.dispatch({
       stage: 'kernel',
       shader: decodeAttentionShader(kernels, config),
-      bindings: [rec.constant(params), state, q, k, v, partialO, partialMl],
-      workgroups: [splits, kvCount],
+      bindings: [paramsOf(kvStart), state, q, k, v, partialO, partialMl],
+      workgroups: [splits * chunks, kvCount],
     });
   }
   rec.dispatch({
     stage: 'kernel',
     shader: decodeCombineShader(kernels, config),
-    bindings: [rec.constant(words(splits)), partialO, partialMl, o],
+    bindings: [paramsOf(0), state, partialO, partialMl, o],
     workgroups: [numHeads],
   });
   rec.release(partialO, partialMl);
@@ -272,12 +305,33 @@ export function recordDecodeAttention(rec: Recorder, kernels: ModelKernels, opti
 
 // ---- logits
 
-/** Shader of {@link recordArgmax}. */
-export const ARGMAX: ShaderSpec = { label: 'argmax', code: argmaxSource, bindings: ['uniform', 'read', 'write'] };
+/** Logits of a workgroup of argmax, if that makes no more than {@link ARGMAX_WORKGROUPS}. */
+const ARGMAX_RUN = 1024;
+const ARGMAX_WORKGROUPS = 256;
+
+/** A shader of {@link recordArgmax}: the one that chooses a candidate from each part of the logits, or the last one. */
+export function argmaxShader(last: boolean): ShaderSpec {
+  return {
+    label: `argmax${last ? ' of candidates' : ''}`,
+    code: [prelude({ constants: { THREADS: 256, LAST: last ? 1 : 0 } }), argmaxSource].join('\n'),
+    bindings: ['uniform', 'read', 'write'],
+  };
+}
 
 /** token[0] = argmax of `n` f32 logits, the lowest index among equals. */
 export function recordArgmax(rec: Recorder, logits: GPUBuffer, n: number, token: GPUBuffer): void {
-  rec.dispatch({ stage: 'kernel', shader: ARGMAX, bindings: [rec.constant(words(n)), logits, token], workgroups: [1] });
+  const count = Math.min(ARGMAX_WORKGROUPS, Math.ceil(n / ARGMAX_RUN));
+  const candidates = rec.workspace('argmax candidates', 8 * count);
+  const record = (last: boolean, from: GPUBuffer, many: number, to: GPUBuffer, workgroups: number): void =>
+    rec.dispatch({
+      stage: 'kernel',
+      shader: argmaxShader(last),
+      bindings: [rec.constant(words(many, n - 1)), from, to],
+      workgroups: [workgroups],
+    });
+  record(false, logits, n, candidates, count);
+  record(true, candidates, count, token, 1);
+  rec.release(candidates);
 }
 
 /** Shader of {@link recordLogProbs}. */

@@ -22,7 +22,7 @@ import {
 import { KvCache } from './kv_cache.js';
 import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type ProductOutput } from './matrix_gemm.js';
 import {
-  ARGMAX,
+  argmaxShader,
   decodeAttentionShader,
   decodeCombineShader,
   decodeSplits,
@@ -160,6 +160,8 @@ export interface ModelMemory {
 const STORAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 const READBACK = 0x01 | 0x08; // MAP_READ | COPY_DST
 const DEFAULT_CONTEXT = 8192;
+/** Buffers of a size that are kept for readbacks: as many as decoding has on the way, and one that is being read. */
+const READBACKS = 3;
 /** Submissions on the way at a time. */
 const SUBMISSIONS_IN_FLIGHT = 3;
 /**
@@ -255,6 +257,8 @@ export class LanguageModel {
   readonly #layerElements: number;
   readonly #frequencies: GPUBuffer;
   readonly #buffers: readonly GPUBuffer[];
+  /** Buffers for readbacks, free, by size: to make one takes longer than to record a layer. */
+  readonly #readbacks = new Map<number, GPUBuffer[]>();
   readonly #lost: Promise<never>;
   #lostInfo: GPUDeviceLostInfo | undefined;
   #ropeFactor = 1;
@@ -361,7 +365,8 @@ export class LanguageModel {
       swigluShader(this.#kernels),
       decodeAttentionShader(this.#kernels, config),
       decodeCombineShader(this.#kernels, config),
-      ARGMAX,
+      argmaxShader(false),
+      argmaxShader(true),
       ...this.#productShaders(head, 'f32', [1]),
     ];
     const rows = [1, this.#chunkSize];
@@ -483,7 +488,8 @@ export class LanguageModel {
     this.#bindGroups.clear();
     this.#pool.destroy();
     this.#decodePool.destroy();
-    for (const buffer of this.#buffers) buffer.destroy();
+    for (const buffer of [...this.#buffers, ...[...this.#readbacks.values()].flat()]) buffer.destroy();
+    this.#readbacks.clear();
   }
 
   // ---- checks
@@ -901,7 +907,7 @@ export class LanguageModel {
         o,
         groups: this.#cache.layers[index] ?? [],
         capacity: this.contextLength,
-        splits: decodeSplits(config, this.contextLength),
+        splits: decodeSplits(this.#kernels, config, this.contextLength),
       });
       rec.release(q);
       recordProduct(rec, this.#kernels, { matrix: layer.output, a: o, rows: 1, c: x, output: 'add' });
@@ -1001,10 +1007,10 @@ export class LanguageModel {
 
   /** As {@link #submit}, with a copy of `bytes` of a buffer at the end, which it resolves to. */
   async #submitAndRead(source: GPUBuffer, bytes: number, body: (encoder: GPUCommandEncoder) => void): Promise<ArrayBuffer> {
-    let staging: GPUBuffer | undefined;
     let mapped: Promise<undefined> | undefined;
+    let staging: GPUBuffer | undefined;
     const record = (encoder: GPUCommandEncoder): GPUBuffer => {
-      staging = this.device.createBuffer({ size: bytes, usage: READBACK });
+      staging = this.#readbacks.get(bytes)?.pop() ?? this.device.createBuffer({ size: bytes, usage: READBACK });
       body(encoder);
       encoder.copyBufferToBuffer(source, 0, staging, 0, bytes);
       return staging;
@@ -1017,10 +1023,22 @@ export class LanguageModel {
     try {
       const buffer = await this.#submit(record, map);
       if (mapped) await this.#race(mapped);
-      return buffer.getMappedRange().slice(0);
-    } finally {
+      const copy = buffer.getMappedRange().slice(0);
+      buffer.unmap();
+      this.#keepReadback(buffer);
+      return copy;
+    } catch (error) {
       staging?.destroy();
+      throw error;
     }
+  }
+
+  /** Keeps a buffer for the next readback of as many bytes. */
+  #keepReadback(buffer: GPUBuffer): void {
+    const kept = this.#readbacks.get(buffer.size) ?? [];
+    this.#readbacks.set(buffer.size, kept);
+    if (kept.length < READBACKS && !this.#destroyed) kept.push(buffer);
+    else buffer.destroy();
   }
 
   async #read(buffer: GPUBuffer, bytes: number): Promise<ArrayBuffer> {

@@ -44,14 +44,23 @@ export class Sampler {
     const max = logits[argmax(logits)] as number;
     const weight = (i: number): number => Math.exp(((logits[i] as number) - max) / this.#temperature);
     const total = (of: readonly number[]): number => of.reduce((sum, i) => sum + weight(i), 0);
-    const all = (): number[] => Array.from(logits, (_, i) => i);
     if (this.#topK < logits.length) {
       const kept = largest(logits, this.#topK);
       return this.#draw(kept, weight, this.#topP * total(kept));
     }
-    if (this.#topP === 1) return this.#draw(all(), weight, Number.POSITIVE_INFINITY);
+    // Once through a large vocabulary, without a list of it.
+    let all = 0;
+    for (let i = 0; i < logits.length; i++) all += weight(i);
+    if (this.#topP === 1) {
+      let rest = this.#random.uniform() * all;
+      for (let i = 0; i < logits.length; i++) {
+        rest -= weight(i);
+        if (rest < 0) return i;
+      }
+      return argmax(logits); // Rounding left something over.
+    }
     // The most probable thousand nearly always reach topP.
-    const enough = this.#topP * total(all());
+    const enough = this.#topP * all;
     const first = largest(logits, 1024);
     return this.#draw(total(first) >= enough ? first : largest(logits, logits.length), weight, enough);
   }

@@ -1,3 +1,5 @@
+import activationsF16 from '../../shaders/model/activations_f16.wgsl?raw';
+import activationsF32 from '../../shaders/model/activations_f32.wgsl?raw';
 import outputF16 from '../../shaders/model/output_f16.wgsl?raw';
 import outputF32 from '../../shaders/model/output_f32.wgsl?raw';
 import weights from '../../shaders/model/weights.wgsl?raw';
@@ -22,9 +24,14 @@ const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
   q6_k: [weightsQ6K, weightsUnaligned],
 };
 
-/** WGSL of `load_weights` for a type of weights; binding 1 holds them. */
+/** WGSL of `load_weights`, `load_quants` and `load_scale` for a type of weights; binding 1 holds them. */
 export function weightLibrary(type: WeightType): string {
   return [weights, ...WEIGHTS[type]].join('\n');
+}
+
+/** WGSL of `load_activations`; binding 2 holds them. Behind {@link weightLibrary}. */
+export function activationLibrary(dtype: DType): string {
+  return dtype === 'f16' ? activationsF16 : activationsF32;
 }
 
 /** WGSL of `Output`, `to_output` and `pack_output`. */

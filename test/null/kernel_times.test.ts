@@ -9,7 +9,7 @@ import { flexPrefillIndexShaders } from '../../src/index/flex_prefill.js';
 import { slashTilesShader } from '../../src/index/slash_tiles.js';
 import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
 import { xAttentionIndexShaders } from '../../src/index/x_attention.js';
-import { dequantizeShader, gemvShader, productShader } from '../../src/model/gemm.js';
+import { dequantizeShader, gemvShader, gemvTiling, productShader } from '../../src/model/gemm.js';
 import { decodeAttentionShader, rmsNormShader, ropeShader, swigluShader } from '../../src/model/ops.js';
 import type { ModelConfig } from '../../src/model/types.js';
 import { attentionShaders } from '../../src/scheduler/plan.js';
@@ -39,12 +39,10 @@ test('every kernel counts to the part of a model that it belongs to', async () =
   const config = { numHeads: 8, numKvHeads: 2, headDim: 128, rope: { theta: 1e4, rotaryDim: 128 } } as ModelConfig;
   const part = { type: 'q4_0', rows: 64, rowStart: 0 } as const;
   const product = productShader(kernels, part, { rows: 64, columns: 64, bias: false }, 'add', 100).shader;
-  expect(partsOf([product, gemvShader(kernels, 'f16', 'swiglu', false, 1), dequantizeShader('q8_0')])).toEqual(new Set(['gemm']));
-  const rest = [
-    rmsNormShader(kernels),
-    ropeShader(kernels, config),
-    swigluShader(kernels),
-    decodeAttentionShader(kernels, config),
-  ];
+  expect(
+    partsOf([product, gemvShader(kernels, 'f16', 'swiglu', false, 1, gemvTiling('f16', 1, 64)), dequantizeShader('q8_0')]),
+  ).toEqual(new Set(['gemm']));
+  expect(partsOf([decodeAttentionShader(kernels, config)])).toEqual(new Set(['attention']));
+  const rest = [rmsNormShader(kernels), ropeShader(kernels, config), swigluShader(kernels)];
   expect(partsOf(rest)).toEqual(new Set(['rest']));
 });

@@ -4,7 +4,15 @@ import { openDevice } from '../../src/device/open.js';
 import type { ShaderSpec } from '../../src/device/pipelines.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
-import { dequantizeShader, gemmShader, gemmTiling, gemvShader, type ModelKernels, productShader } from '../../src/model/gemm.js';
+import {
+  dequantizeShader,
+  gemmShader,
+  gemmTiling,
+  gemvShader,
+  gemvTiling,
+  type ModelKernels,
+  productShader,
+} from '../../src/model/gemm.js';
 import {
   chooseGemmTiling,
   GEMM_TILINGS,
@@ -18,7 +26,7 @@ import {
   matrixGemmShader,
 } from '../../src/model/matrix_gemm.js';
 import {
-  ARGMAX,
+  argmaxShader,
   decodeAttentionShader,
   decodeCombineShader,
   embeddingShader,
@@ -48,9 +56,10 @@ test('the model kernels compile without a message, on hardware and software devi
         for (const [i, output] of OUTPUTS.entries()) {
           await compiles(device, gemmShader(kernels, type, output, i === 0, gemmTiling(kernels, 64)));
           await compiles(device, gemmShader(kernels, type, output, i === 1, gemmTiling(kernels, 1000)));
-          await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1));
+          await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1, gemvTiling(type, i + 1, 1)));
         }
-        for (const rows of [1, 4]) await compiles(device, gemvShader(kernels, type, 'swiglu', false, rows));
+        for (const rows of [1, 4])
+          await compiles(device, gemvShader(kernels, type, 'swiglu', false, rows, gemvTiling(type, rows, 10_000)));
         await compiles(device, embeddingShader(type));
         await compiles(device, dequantizeShader(type));
       }
@@ -60,7 +69,8 @@ test('the model kernels compile without a message, on hardware and software devi
         swigluShader(kernels),
         decodeAttentionShader(kernels, config),
         decodeCombineShader(kernels, config),
-        ARGMAX,
+        argmaxShader(false),
+        argmaxShader(true),
         LOG_PROBS,
       ]) {
         await compiles(device, shader);

@@ -106,8 +106,14 @@ export async function readNumbers(
 }
 
 /** Blocks of a type with random content: every bit of the quants and scales is used. */
-export function randomWeights(type: WeightType, rows: number, columns: number, random: Random): Uint8Array<ArrayBuffer> {
-  if (type !== 'q4_k' && type !== 'q6_k') return quantize(type, random.normals(rows * columns, 0.5));
+export function randomWeights(
+  type: WeightType,
+  rows: number,
+  columns: number,
+  random: Random,
+  deviation = 0.5,
+): Uint8Array<ArrayBuffer> {
+  if (type !== 'q4_k' && type !== 'q6_k') return quantize(type, random.normals(rows * columns, deviation));
   const { elements, bytes } = BLOCK_LAYOUT[type];
   const blocks = (rows * columns) / elements;
   const out = Uint8Array.from({ length: blocks * bytes }, () => random.integer(0, 255));
@@ -134,13 +140,14 @@ function makeMatrix(
   columns: number,
   random: Random,
   bias = false,
+  deviation?: number,
 ): { matrix: Matrix; numbers: Float64Array; bias: Float32Array | undefined } {
   const parts: WeightPart[] = [];
   const numbers: number[] = [];
   let rowStart = 0;
   types.forEach((type, i) => {
     const count = rows[i] as number;
-    const bytes = randomWeights(type, count, columns, random);
+    const bytes = randomWeights(type, count, columns, random, deviation);
     parts.push({ type, rows: count, rowStart, buffer: upload(device, bytes) });
     for (const x of dequantize(type, bytes)) numbers.push(x);
     rowStart += count;
@@ -163,6 +170,8 @@ async function checkProduct(
     firstRow?: number;
     /** Weights become f16 first, so many rows at a time. */
     slab?: number;
+    /** Standard deviation of weights. */
+    deviation?: number;
   },
 ): Promise<void> {
   const { device } = ctx;
@@ -170,7 +179,7 @@ async function checkProduct(
   const kernels = slab ? dequantizing(ctx, 2 * options.k * slab) : kernelsOf(ctx);
   const { types, m, rows, k, output, bias = false, firstRow = 0 } = options;
   const name = `${types.join('+')} ${output} m=${m} n=${rows.join('+')} k=${k}`;
-  const { matrix, numbers, bias: biases } = makeMatrix(device, types, rows, k, random, bias);
+  const { matrix, numbers, bias: biases } = makeMatrix(device, types, rows, k, random, bias, options.deviation);
   const n = matrix.rows;
   const a = rounded(kernels, random.normals((firstRow + m) * k));
   const residual = random.normals(m * n, 3);
@@ -363,15 +372,17 @@ export const opCases: SuiteCase[] = [
         name: `product: ${type} weights, few rows`,
         run: async (ctx) => {
           const random = randomOf(ctx, `gemv ${type}`);
-          for (const m of [1, random.integer(2, 4)]) {
-            await checkProduct(ctx, random, {
-              types: [type],
-              m,
-              rows: [random.integer(1, 40)],
-              k: unit * random.integer(1, 5),
-              output: 'activation',
-            });
+          const columns = [32, 96, 256, 512, 4096].filter((k) => k % unit === 0);
+          const outputs = ['activation', 'add', 'f32'] as const;
+          const first = random.integer(0, 59);
+          for (const m of [1, 2, 3, 4]) {
+            const k = columns[(first + m) % columns.length] as number;
+            const output = outputs[(first + m) % 3] as ProductOutput;
+            await checkProduct(ctx, random, { types: [type], m, rows: [2 * random.integer(0, 30) + 1], k, output });
           }
+          // So many that a thread does several.
+          await checkProduct(ctx, random, { types: [type], m: 1, rows: [random.integer(4097, 4103)], k: unit, output: 'add' });
+          await checkProduct(ctx, random, { types: [type], m: 1, rows: [4096], k: 5 * unit, output: 'f32', bias: true });
         },
       },
     ];
@@ -395,6 +406,17 @@ export const opCases: SuiteCase[] = [
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'activation', bias: true });
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'add', firstRow: 2 });
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'f32', firstRow: 3 });
+      }
+    },
+  },
+  {
+    name: 'product: weights with subnormal scales',
+    run: async (ctx) => {
+      const random = randomOf(ctx, 'subnormal');
+      for (const [type, deviation] of [['q8_0', 1e-3] as const, ['q4_0', 1e-4] as const, ['q4_1', 1e-4] as const]) {
+        for (const m of [1, 5]) {
+          await checkProduct(ctx, random, { types: [type], m, rows: [19], k: 96, output: 'f32', deviation });
+        }
       }
     },
   },
@@ -522,9 +544,14 @@ export const opCases: SuiteCase[] = [
       // Every type, as many rows as the kernel for few does, and more where there are matrices; not whole workgroups.
       const types = ['f16', 'f32', 'q8_0', 'q4_0', 'q4_1', 'q4_k', 'q6_k'] as const;
       for (const [i, type] of types.entries()) {
-        const [inner, k] = [20 + 4 * i, 512];
-        const { matrix, numbers } = makeMatrix(device, [type], [2 * inner], k, random, false);
-        for (const rows of [1, 1 + (i % 4), 37]) {
+        const unit = BLOCK_LAYOUT[type].elements === 256 ? 256 : 32;
+        for (const [rows, inner, k] of [
+          [1, 20 + 4 * i, 512],
+          [1 + (i % 4), 21 + 4 * i, 512],
+          [37, 20 + 4 * i, 512],
+          [1, 2051 + i, unit],
+        ] as const) {
+          const { matrix, numbers } = makeMatrix(device, [type], [2 * inner], k, random, false);
           if (!fusesSwiglu(kernels, matrix, rows)) {
             assert(rows > GEMV_ROWS && kernels.matrix === undefined, `${rows} rows of ${type} are not done at once`);
             continue;
@@ -578,6 +605,18 @@ export const opCases: SuiteCase[] = [
       await checkDecode(ctx, random, { ...CONFIG, headDim: 128, numHeads: 7, numKvHeads: 1 }, 130, 2);
       await checkDecode(ctx, random, { ...CONFIG, headDim: 80, numHeads: 3, numKvHeads: 3 }, 65, 4);
       await checkDecode(ctx, random, { ...CONFIG, slidingWindow: 50 }, 200, 3);
+      // Heads of every size, and groups of one to more than a workgroup does.
+      for (const headDim of [32, 64, 96, 256]) {
+        const numKvHeads = random.integer(1, 2);
+        const numHeads = numKvHeads * random.integer(1, 9);
+        await checkDecode(
+          ctx,
+          random,
+          { ...CONFIG, headDim, numHeads, numKvHeads },
+          random.integer(0, 300),
+          random.integer(1, 9),
+        );
+      }
     },
   },
   {
@@ -585,7 +624,7 @@ export const opCases: SuiteCase[] = [
     run: async (ctx) => {
       const { device } = ctx;
       const random = randomOf(ctx, 'argmax');
-      for (const n of [1, 255, 1009]) {
+      for (const n of [1, 255, 1009, 5000]) {
         const rows = 3;
         const logits = random.normals(rows * n, 5);
         const best = random.integer(0, n - 1);

@@ -1,0 +1,10 @@
+// Sums of each of a thread's values over the LANES neighbouring threads of its team, by butterfly exchange inside a
+// subgroup: every thread gets all of them. LANES is a power of two and divides the subgroup size.
+
+fn lane_sums(x: ptr<function, Sums>, thread: u32) {
+  for (var lanes = 1u; lanes < LANES; lanes *= 2u) {
+    for (var i = 0u; i < UNROLL * HEADS; i++) {
+      (*x)[i] += subgroupShuffleXor((*x)[i], lanes);
+    }
+  }
+}
