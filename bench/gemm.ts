@@ -163,7 +163,7 @@ class GemmBench {
         await this.#pipelines.prepare([shader]);
         const rec = new Recorder(device, this.#pool, this.#pipelines);
         const params = rec.constant(gemmParams(m, { rows: n, rowStart: 0 }, k, 0, n));
-        rec.dispatch({ stage: 'kernel', shader, bindings: [params, w, a, w, c], workgroups });
+        rec.dispatch({ stage: 'kernel', shader, bindings: [params, w, a, w, c, w].slice(0, shader.bindings.length), workgroups });
         const times = await this.#time(rec, passes, warmMs);
         const ms = median(times);
         const error = await this.#error(c, size, element, expected);

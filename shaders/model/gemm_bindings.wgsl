@@ -12,6 +12,7 @@ struct GemmParams {
   c_stride: u32,
   unit: u32,             // 1, see lib/attention_bindings.wgsl
   up_start: u32,         // SwiGLU: rows of W from one of gate to the same of up; then n counts both
+  eps: f32,              // of the norm, where there is one
 }
 
 @group(0) @binding(0) var<uniform> params: GemmParams;

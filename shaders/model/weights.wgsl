@@ -51,10 +51,3 @@ fn bytes(x: u32, zero: f32) -> vec4<f32> {
   return bitcast<vec4<f32>>(bits) * vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625)
     - (vec4<f32>(8388608.0, 32768.0, 8388608.0, 32768.0) + zero);
 }
-
-// The low nibbles of four bytes, likewise: three of them fit where they are.
-fn nibbles(x: u32, zero: f32) -> vec4<f32> {
-  let bits = (vec4<u32>(x, x, x, x >> 16u) & vec4<u32>(0xfu, 0xf00u, 0xf0000u, 0xf00u)) | vec4<u32>(MAGIC);
-  return bitcast<vec4<f32>>(bits) * vec4<f32>(1.0, 0.00390625, 0.0000152587890625, 0.00390625)
-    - (vec4<f32>(8388608.0, 32768.0, 128.0, 32768.0) + zero);
-}

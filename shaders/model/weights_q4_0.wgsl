@@ -17,5 +17,5 @@ fn load_scale(row: u32, group: u32) -> Scale {
 fn load_quants(row: u32, group: u32) -> Eight {
   let at = block_of(row, group) + 2u + 8u * (group % 2u);
   let shift = 2u * (group & 2u);
-  return Eight(nibbles(word_at(at) >> shift, 8.0), nibbles(word_at(at + 4u) >> shift, 8.0));
+  return Eight(low_nibbles(word_at(at) >> shift, 8.0), low_nibbles(word_at(at + 4u) >> shift, 8.0));
 }

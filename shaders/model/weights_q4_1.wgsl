@@ -18,5 +18,5 @@ fn load_scale(row: u32, group: u32) -> Scale {
 fn load_quants(row: u32, group: u32) -> Eight {
   let at = block_of(row, group) + 1u + 2u * (group % 2u);
   let shift = 2u * (group & 2u);
-  return Eight(nibbles(weights[at] >> shift, 0.0), nibbles(weights[at + 1u] >> shift, 0.0));
+  return Eight(low_nibbles(weights[at] >> shift, 0.0), low_nibbles(weights[at + 1u] >> shift, 0.0));
 }

@@ -13,8 +13,11 @@ fn block_of(row: u32, group: u32) -> u32 {
 }
 
 fn load_scale(row: u32, group: u32) -> Scale {
-  let head = weights[block_of(row, group)];
-  let sub = group / 4u % 8u;
+  return scale_of(weights[block_of(row, group)], group / 4u % 8u);
+}
+
+// The scale of a sub-block, from a block's first word.
+fn scale_of(head: vec4<u32>, sub: u32) -> Scale {
   // Sub-blocks 0 to 3: 6 bits of bytes sub and sub + 4. From 4 on: nibbles of byte sub + 4, upper bits from the others' tops.
   let x = head.yzw >> vec3<u32>(8u * (sub % 4u));
   let scale = select((x.z & 15u) | ((x.x >> 2u) & 0x30u), x.x & 63u, sub < 4u);
@@ -26,5 +29,5 @@ fn load_quants(row: u32, group: u32) -> Eight {
   let sub = group / 4u % 8u;
   let word = weights[block_of(row, group) + 1u + 2u * (sub / 2u) + group % 4u / 2u];
   let x = select(word.xy, word.zw, group % 2u == 1u) >> vec2<u32>(4u * (sub % 2u));
-  return Eight(nibbles(x.x, 0.0), nibbles(x.y, 0.0));
+  return Eight(low_nibbles(x.x, 0.0), low_nibbles(x.y, 0.0));
 }

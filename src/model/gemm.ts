@@ -17,7 +17,7 @@ import {
   matrixGemmShader,
   type ProductOutput,
 } from './matrix_gemm.js';
-import { activationLibrary, outputLibrary, weightLibrary } from './shader_parts.js';
+import { activationLibrary, outputLibrary, runLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
 
 /** How the model's kernels compute on a device. */
@@ -49,11 +49,20 @@ export interface Matrix {
   readonly bias?: GPUBuffer;
 }
 
+/** An RMS norm of the f32 residual stream. */
+export interface Norm {
+  /** `[columns]` f32 */
+  readonly weight: GPUBuffer;
+  readonly eps: number;
+}
+
 /** One product for {@link recordProduct}. */
 export interface Product {
   readonly matrix: Matrix;
-  /** `[., matrix.columns]` activations. */
+  /** `[., matrix.columns]` activations; with `norm` the f32 residual stream. */
   readonly a: GPUBuffer;
+  /** The norm between the residual stream and the activations, where {@link fusesNorm}. */
+  readonly norm?: Norm | undefined;
   /** First row of `a`. Default 0. */
   readonly firstRow?: number;
   readonly rows: number;
@@ -64,6 +73,14 @@ export interface Product {
 
 /** Most rows that the matrix-vector kernel does. */
 export const GEMV_ROWS = 4;
+
+/** Widest residual stream that products norm themselves: all threads read all of it, in f32, and its weights. */
+const NORM_COLUMNS = 2048;
+
+/** Whether a product of so many rows and columns norms the residual stream itself. */
+export function fusesNorm(rows: number, columns: number): boolean {
+  return rows <= GEMV_ROWS && columns <= NORM_COLUMNS;
+}
 
 /**
  * Rows from which products on subgroup matrices gain when weights become f16 first ({@link ModelKernels.dequantizeFrom}): 8 bits and
@@ -91,14 +108,9 @@ export interface GemvTiling {
 /** {@link GemvTiling.groups}, of columns that are a multiple of {@link COLUMN_MULTIPLE}, or of a block of 256. */
 const GEMV_GROUPS: Readonly<Record<WeightType, 1 | 2 | 4 | 8>> = { f32: 2, f16: 2, q8_0: 2, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 2 };
 
-/** Rows of quantised weights from which half as many threads, of twice the rows, still fill a GPU. */
-const GEMV_MANY_ROWS = 4096;
-
-/** The tiling for a number of rows of activations, and of weights. */
-export function gemvTiling(type: WeightType, rows: number, weightRows: number): GemvTiling {
-  // Activations are read once for a thread's rows; more of them at a time take more registers.
-  const many = rows === 1 && type !== 'f32' && type !== 'f16' && weightRows >= GEMV_MANY_ROWS;
-  return { groups: GEMV_GROUPS[type], rows: many ? 4 : 2 };
+/** The tiling for a type of weights. More rows a thread leave too few workgroups for an H100 where a matrix has 4,096. */
+export function gemvTiling(type: WeightType): GemvTiling {
+  return { groups: GEMV_GROUPS[type], rows: 2 };
 }
 
 /** Type of a product's result in memory. */
@@ -161,6 +173,7 @@ export function gemvShader(
   bias: boolean,
   rows: number,
   tiling: GemvTiling,
+  norm = false,
 ): ShaderSpec {
   const { activation, profile } = kernels;
   const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= GEMV.TX;
@@ -172,19 +185,21 @@ export function gemvShader(
     ADD: output === 'add' ? 1 : 0,
     HAS_BIAS: bias ? 1 : 0,
     SWIGLU: output === 'swiglu' ? 1 : 0,
+    NORM: norm ? 1 : 0,
   };
   return {
-    label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${subgroups ? ' sg' : ''}`,
+    label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${norm ? ' norm' : ''}${subgroups ? ' sg' : ''}`,
     code: [
       prelude({ f16: activation === 'f16', subgroups, constants }),
       gemmBindings,
-      weightLibrary(type),
-      activationLibrary(activation),
+      weightLibrary(type, activation === 'f16'),
+      activationLibrary(norm ? 'f32' : activation),
+      runLibrary(type),
       outputLibrary(outputType(kernels, output)),
       gemv,
       subgroups ? rowSumSubgroup : rowSumWorkgroup,
     ].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'read', 'write'],
+    bindings: ['uniform', 'read', 'read', 'read', 'write', 'read'],
   };
 }
 
@@ -207,7 +222,7 @@ function shapeOf({ rows, columns, bias }: Matrix): { readonly rows: number; read
 /**
  * The kernel for a part of a matrix, and its workgroups.
  *
- * @throws {@link MinferenceError} `invalid-argument` for `swiglu` where not {@link fusesSwiglu}
+ * @throws {@link MinferenceError} `invalid-argument` for `swiglu` where not {@link fusesSwiglu}, and a norm where not {@link fusesNorm}
  */
 export function productShader(
   kernels: ModelKernels,
@@ -215,13 +230,15 @@ export function productShader(
   matrix: { readonly rows: number; readonly columns: number; readonly bias: boolean },
   output: MatrixProductOutput,
   rows: number,
+  norm = false,
 ): { readonly shader: ShaderSpec; readonly workgroups: readonly [number, number] } {
   const { type } = part;
   if (rows <= GEMV_ROWS) {
-    const tiling = gemvTiling(type, rows, part.rows);
-    const shader = gemvShader(kernels, type, output, matrix.bias, rows, tiling);
+    const tiling = gemvTiling(type);
+    const shader = gemvShader(kernels, type, output, matrix.bias, rows, tiling, norm);
     return { shader, workgroups: gemvWorkgroups(kernels, part.rows, tiling) };
   }
+  if (norm) throw invalidArgument('rows', rows, `at most ${GEMV_ROWS}, with a norm`);
   const tiling = matrixTilingFor(kernels, matrix.columns, rows);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
   if (tiling && aligned) {
@@ -252,8 +269,10 @@ export function gemmParams(
   firstRow: number,
   stride: number,
   upStart = 0,
+  eps = 0,
 ): Uint32Array<ArrayBuffer> {
-  return new Uint32Array([rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1, upStart]);
+  const words = [rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1, upStart];
+  return new Uint32Array([...words, new Uint32Array(Float32Array.of(eps).buffer)[0] ?? 0]);
 }
 
 /** Turns weights into f16, see shaders/model/dequantize.wgsl. */
@@ -271,16 +290,22 @@ function dequantizes({ dequantizeFrom, activation }: ModelKernels, type: WeightT
 }
 
 /** Every shader that {@link recordProduct} takes for a matrix and so many rows, or {@link recordSwigluProduct}. */
-export function productShaders(kernels: ModelKernels, matrix: Matrix, output: MatrixProductOutput, rows: number): ShaderSpec[] {
+export function productShaders(
+  kernels: ModelKernels,
+  matrix: Matrix,
+  output: MatrixProductOutput,
+  rows: number,
+  norm = false,
+): ShaderSpec[] {
   const shape = shapeOf(matrix);
   return matrix.parts.flatMap((part) =>
     dequantizes(kernels, part.type, rows)
       ? [dequantizeShader(part.type), productShader(kernels, { ...part, type: 'f16' }, shape, output, rows).shader]
-      : [productShader(kernels, part, shape, output, rows).shader],
+      : [productShader(kernels, part, shape, output, rows, norm).shader],
   );
 }
 
-/** Records C (+)= A W^T + bias. */
+/** Records C (+)= A W^T + bias, with a norm in front of it if there is one. */
 export function recordProduct(rec: Recorder, kernels: ModelKernels, product: Product): void {
   for (const part of product.matrix.parts) {
     if (!dequantizes(kernels, part.type, product.rows)) {
@@ -332,20 +357,27 @@ function recordPart(
   part: WeightPart,
   upStart = 0,
 ): void {
-  const { matrix, a, firstRow = 0, rows, c, output } = product;
-  const { shader, workgroups } = productShader(kernels, part, shapeOf(matrix), output, rows);
-  const params = rec.constant(gemmParams(rows, part, matrix.columns, firstRow, matrix.rows, upStart));
+  const { matrix, a, norm, firstRow = 0, rows, c, output } = product;
+  const { shader, workgroups } = productShader(kernels, part, shapeOf(matrix), output, rows, norm !== undefined);
+  const params = rec.constant(gemmParams(rows, part, matrix.columns, firstRow, matrix.rows, upStart, norm?.eps));
   rec.dispatch({
     stage: 'kernel',
     shader,
-    bindings: [params, part.buffer, a, matrix.bias ?? part.buffer, c],
+    bindings: [
+      params,
+      part.buffer,
+      a,
+      matrix.bias ?? part.buffer,
+      c,
+      ...(rows <= GEMV_ROWS ? [norm?.weight ?? part.buffer] : []),
+    ],
     workgroups,
     flops: 2 * rows * part.rows * matrix.columns,
   });
 }
 
 /** silu(A Wg^T) * (A Wu^T) for {@link recordSwigluProduct}. */
-export interface SwigluProduct extends Pick<Product, 'a' | 'rows' | 'c'> {
+export interface SwigluProduct extends Pick<Product, 'a' | 'norm' | 'rows' | 'c'> {
   /** Gate, and as many rows of up below it. */
   readonly matrix: Matrix;
 }

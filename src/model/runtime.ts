@@ -12,9 +12,11 @@ import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } fr
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
 import {
   DEQUANTIZE_ROWS,
+  fusesNorm,
   fusesSwiglu,
   type Matrix,
   type ModelKernels,
+  type Product,
   productShaders,
   recordProduct,
   recordSwigluProduct,
@@ -205,6 +207,9 @@ interface LayerStep {
   readonly timers: Timers | undefined;
 }
 
+/** Rows that a product begins with, normed or to be. */
+type NormedRows = Pick<Product, 'a' | 'norm' | 'rows' | 'firstRow'>;
+
 /** Workspace of a layer's attention, and the attention. */
 interface LayerInputs {
   readonly qkv: GPUBuffer;
@@ -367,15 +372,18 @@ export class LanguageModel {
       decodeCombineShader(this.#kernels, config),
       argmaxShader(false),
       argmaxShader(true),
-      ...this.#productShaders(head, 'f32', [1]),
+      ...this.#productShaders(head, 'f32', [1], true),
     ];
     const rows = [1, this.#chunkSize];
     for (const layer of layers) {
-      specs.push(...this.#productShaders(layer.qkv, 'activation', rows), ...this.#productShaders(layer.output, 'add', rows));
+      specs.push(
+        ...this.#productShaders(layer.qkv, 'activation', rows, true),
+        ...this.#productShaders(layer.output, 'add', rows),
+      );
       specs.push(...this.#productShaders(layer.down, 'add', rows));
       for (const n of rows) {
         const output = fusesSwiglu(this.#kernels, layer.gateUp, n) ? 'swiglu' : 'activation';
-        specs.push(...productShaders(this.#kernels, layer.gateUp, output, n));
+        specs.push(...productShaders(this.#kernels, layer.gateUp, output, n, fusesNorm(n, layer.gateUp.columns)));
       }
     }
     const own = patterns ? modelPatterns(config, patterns) : this.#patterns;
@@ -387,8 +395,8 @@ export class LanguageModel {
     ]);
   }
 
-  #productShaders(matrix: Matrix, output: ProductOutput, rows: readonly number[]): ShaderSpec[] {
-    return rows.flatMap((n) => productShaders(this.#kernels, matrix, output, n));
+  #productShaders(matrix: Matrix, output: ProductOutput, rows: readonly number[], normed = false): ShaderSpec[] {
+    return rows.flatMap((n) => productShaders(this.#kernels, matrix, output, n, normed && fusesNorm(n, matrix.columns)));
   }
 
   /**
@@ -767,13 +775,11 @@ export class LanguageModel {
   /** Queries, keys and values of a layer; keys and values go to the cache. Returns the workspace with the queries. */
   #recordQkv(rec: Recorder, layer: LayerWeights, index: number, x: GPUBuffer, rows: number): GPUBuffer {
     const { config } = this;
-    const { hiddenSize, rmsEps } = config;
     const bytes = BYTES[this.#kernels.activation];
-    const h = rec.workspace('normed', rows * hiddenSize * bytes);
-    recordRmsNorm(rec, this.#kernels, { x, weight: layer.attentionNorm, y: h, width: hiddenSize, eps: rmsEps, rows });
     const qkv = rec.workspace('qkv', rows * layer.qkv.rows * bytes);
-    recordProduct(rec, this.#kernels, { matrix: layer.qkv, a: h, rows, c: qkv, output: 'activation' });
-    rec.release(h);
+    this.#recordNormed(rec, layer.attentionNorm, x, rows, (normed) =>
+      recordProduct(rec, this.#kernels, { ...normed, matrix: layer.qkv, c: qkv, output: 'activation' }),
+    );
     recordRope(rec, this.#kernels, {
       config,
       state: this.#state,
@@ -789,22 +795,21 @@ export class LanguageModel {
   }
 
   #recordMlp(rec: Recorder, layer: LayerWeights, x: GPUBuffer, rows: number): void {
-    const { hiddenSize, intermediateSize, rmsEps } = this.config;
+    const { intermediateSize } = this.config;
     const kernels = this.#kernels;
     const bytes = BYTES[kernels.activation];
-    const h = rec.workspace('normed', rows * hiddenSize * bytes);
-    recordRmsNorm(rec, kernels, { x, weight: layer.mlpNorm, y: h, width: hiddenSize, eps: rmsEps, rows });
     const inner = rec.workspace('inner', rows * intermediateSize * bytes);
     const matrix = layer.gateUp;
-    if (fusesSwiglu(kernels, matrix, rows)) {
-      recordSwigluProduct(rec, kernels, { matrix, a: h, rows, c: inner });
-    } else {
+    this.#recordNormed(rec, layer.mlpNorm, x, rows, (normed) => {
+      if (fusesSwiglu(kernels, matrix, rows)) {
+        recordSwigluProduct(rec, kernels, { ...normed, matrix, c: inner });
+        return;
+      }
       const gateUp = rec.workspace('gate and up', rows * 2 * intermediateSize * bytes);
-      recordProduct(rec, kernels, { matrix, a: h, rows, c: gateUp, output: 'activation' });
+      recordProduct(rec, kernels, { ...normed, matrix, c: gateUp, output: 'activation' });
       recordSwiglu(rec, kernels, gateUp, inner, intermediateSize, rows);
       rec.release(gateUp);
-    }
-    rec.release(h);
+    });
     recordProduct(rec, kernels, { matrix: layer.down, a: inner, rows, c: x, output: 'add' });
     rec.release(inner);
   }
@@ -820,19 +825,30 @@ export class LanguageModel {
 
   /** Logits of one row of the residual stream, into the model's own buffer. */
   #recordLogits(rec: Recorder, x: GPUBuffer, row: number): void {
-    const { hiddenSize, rmsEps } = this.config;
-    const h = rec.workspace('normed', hiddenSize * BYTES[this.#kernels.activation]);
-    recordRmsNorm(rec, this.#kernels, {
-      x,
-      weight: this.#weights.norm,
-      y: h,
-      width: hiddenSize,
-      eps: rmsEps,
-      rows: 1,
-      firstRow: row,
-    });
-    recordProduct(rec, this.#kernels, { matrix: this.#weights.head, a: h, rows: 1, c: this.#logits, output: 'f32' });
-    rec.release(h);
+    const { head, norm } = this.#weights;
+    const record = (normed: NormedRows): void =>
+      recordProduct(rec, this.#kernels, { ...normed, matrix: head, c: this.#logits, output: 'f32' });
+    this.#recordNormed(rec, norm, x, 1, record, row);
+  }
+
+  /** Records what begins with a norm of rows of the residual stream: in a product of few rows, or before it. */
+  #recordNormed(
+    rec: Recorder,
+    weight: GPUBuffer,
+    x: GPUBuffer,
+    rows: number,
+    record: (normed: NormedRows) => void,
+    firstRow = 0,
+  ): void {
+    const { hiddenSize: width, rmsEps: eps } = this.config;
+    if (fusesNorm(rows, width)) {
+      record({ a: x, norm: { weight, eps }, rows, firstRow });
+      return;
+    }
+    const y = rec.workspace('normed', rows * width * BYTES[this.#kernels.activation]);
+    recordRmsNorm(rec, this.#kernels, { x, weight, y, width, eps, rows, firstRow });
+    record({ a: y, rows });
+    rec.release(y);
   }
 
   #lastLogits(rec: Recorder, x: GPUBuffer, rows: number): Promise<ArrayBuffer> {

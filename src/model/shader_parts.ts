@@ -1,7 +1,13 @@
 import activationsF16 from '../../shaders/model/activations_f16.wgsl?raw';
 import activationsF32 from '../../shaders/model/activations_f32.wgsl?raw';
+import nibblesF16 from '../../shaders/model/nibbles_f16.wgsl?raw';
+import nibblesF32 from '../../shaders/model/nibbles_f32.wgsl?raw';
 import outputF16 from '../../shaders/model/output_f16.wgsl?raw';
 import outputF32 from '../../shaders/model/output_f32.wgsl?raw';
+import runsPlain from '../../shaders/model/runs_plain.wgsl?raw';
+import runsQ4_0 from '../../shaders/model/runs_q4_0.wgsl?raw';
+import runsQ4_1 from '../../shaders/model/runs_q4_1.wgsl?raw';
+import runsQ4K from '../../shaders/model/runs_q4_k.wgsl?raw';
 import weights from '../../shaders/model/weights.wgsl?raw';
 import weightsF16 from '../../shaders/model/weights_f16.wgsl?raw';
 import weightsF32 from '../../shaders/model/weights_f32.wgsl?raw';
@@ -24,9 +30,20 @@ const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
   q6_k: [weightsQ6K, weightsUnaligned],
 };
 
-/** WGSL of `load_weights`, `load_quants` and `load_scale` for a type of weights; binding 1 holds them. */
-export function weightLibrary(type: WeightType): string {
-  return [weights, ...WEIGHTS[type]].join('\n');
+const RUNS: Readonly<Partial<Record<WeightType, string>>> = { q4_0: runsQ4_0, q4_1: runsQ4_1, q4_k: runsQ4K };
+
+/**
+ * WGSL of `load_weights`, `load_quants` and `load_scale` for a type of weights; binding 1 holds them.
+ *
+ * @param f16 - whether the shader may compute in f16; its `params` then have a `unit` of 1
+ */
+export function weightLibrary(type: WeightType, f16 = false): string {
+  return [weights, f16 ? nibblesF16 : nibblesF32, ...WEIGHTS[type]].join('\n');
+}
+
+/** WGSL of `load_run`, `run_quants` and `run_scale`, which the matrix-vector kernel reads weights by. Behind {@link weightLibrary}. */
+export function runLibrary(type: WeightType): string {
+  return RUNS[type] ?? runsPlain;
 }
 
 /** WGSL of `load_activations`; binding 2 holds them. Behind {@link weightLibrary}. */

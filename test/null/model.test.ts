@@ -56,10 +56,9 @@ test('the model kernels compile without a message, on hardware and software devi
         for (const [i, output] of OUTPUTS.entries()) {
           await compiles(device, gemmShader(kernels, type, output, i === 0, gemmTiling(kernels, 64)));
           await compiles(device, gemmShader(kernels, type, output, i === 1, gemmTiling(kernels, 1000)));
-          await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1, gemvTiling(type, i + 1, 1)));
+          await compiles(device, gemvShader(kernels, type, output, i === 2, i + 1, gemvTiling(type)));
         }
-        for (const rows of [1, 4])
-          await compiles(device, gemvShader(kernels, type, 'swiglu', false, rows, gemvTiling(type, rows, 10_000)));
+        for (const rows of [1, 4]) await compiles(device, gemvShader(kernels, type, 'swiglu', false, rows, gemvTiling(type)));
         await compiles(device, embeddingShader(type));
         await compiles(device, dequantizeShader(type));
       }

@@ -73,7 +73,7 @@ test('gate and up in one buffer are one product, up half of the rows behind gate
   const { constants, dispatches, fuses } = await recorded(kernels(), partsOf({ type: 'f16', rows: 640 }), 600);
   expect(fuses).toBe(true);
   // Rows, both of gate and up, columns, and where A, C and up begin.
-  expect(constants).toEqual([[600, 640, COLUMNS, 0, COLUMNS / 4, 0, 320, 1, 320]]);
+  expect(constants).toEqual([[600, 640, COLUMNS, 0, COLUMNS / 4, 0, 320, 1, 320, 0]]);
   expect(dispatches[0]?.workgroups).toEqual([Math.ceil(600 / 64), 10]);
 });
 

@@ -2,11 +2,13 @@ import { Float16Array } from '@petamoriken/float16';
 import type { Recorder } from '../../src/device/recorder.js';
 import { MinferenceError } from '../../src/errors.js';
 import {
+  fusesNorm,
   fusesSwiglu,
   GEMV_ROWS,
   type Matrix,
   type ModelKernels,
   outputType,
+  type Product,
   recordProduct,
   recordSwigluProduct,
   type WeightPart,
@@ -157,6 +159,32 @@ function makeMatrix(
   return { matrix, numbers: Float64Array.from(numbers), bias: values };
 }
 
+/** Activations, and how a product is given them. */
+interface Rows {
+  readonly a: Numbers;
+  readonly given: Pick<Product, 'a' | 'norm'>;
+}
+
+function plainRows(device: GPUDevice, kernels: ModelKernels, x: Float32Array<ArrayBuffer>): Rows {
+  const a = rounded(kernels, x);
+  return { a, given: { a: uploadNumbers(device, a, kernels.activation) } };
+}
+
+/** Rows of a residual stream with a few large elements, of very different sizes, and their norm. */
+function normedRows(device: GPUDevice, random: Random, rows: number, k: number): Rows {
+  const x = random.normals(rows * k);
+  for (let i = 0; i < rows; i++) {
+    const size = 10 ** random.integer(-3, 4);
+    for (let j = 0; j < k; j++) x[i * k + j] = (x[i * k + j] as number) * size;
+    const large = i * k + random.integer(0, k - 1);
+    x[large] = (x[large] as number) * 30;
+  }
+  const weight = random.normals(k);
+  const eps = 1e-5;
+  const norm = { weight: uploadNumbers(device, weight, 'f32'), eps };
+  return { a: rmsNorm(x, weight, eps), given: { a: uploadNumbers(device, x, 'f32'), norm } };
+}
+
 async function checkProduct(
   ctx: SuiteContext,
   random: Random,
@@ -172,21 +200,25 @@ async function checkProduct(
     slab?: number;
     /** Standard deviation of weights. */
     deviation?: number;
+    /** With a norm of the residual stream in front of it. */
+    normed?: boolean;
   },
 ): Promise<void> {
   const { device } = ctx;
   const { slab } = options;
   const kernels = slab ? dequantizing(ctx, 2 * options.k * slab) : kernelsOf(ctx);
-  const { types, m, rows, k, output, bias = false, firstRow = 0 } = options;
-  const name = `${types.join('+')} ${output} m=${m} n=${rows.join('+')} k=${k}`;
+  const { types, m, rows, k, output, bias = false, firstRow = 0, normed = false } = options;
+  const name = `${types.join('+')} ${output}${normed ? ' normed' : ''} m=${m} n=${rows.join('+')} k=${k}`;
   const { matrix, numbers, bias: biases } = makeMatrix(device, types, rows, k, random, bias, options.deviation);
   const n = matrix.rows;
-  const a = rounded(kernels, random.normals((firstRow + m) * k));
+  const { a, given } = normed
+    ? normedRows(device, random, firstRow + m, k)
+    : plainRows(device, kernels, random.normals((firstRow + m) * k));
   const residual = random.normals(m * n, 3);
   const dtype = outputType(kernels, output);
   const c = output === 'add' ? uploadNumbers(device, residual, 'f32') : poisoned(device, m * n, dtype);
   const rec = recorderOf(device);
-  recordProduct(rec, kernels, { matrix, a: uploadNumbers(device, a, kernels.activation), firstRow, rows: m, c, output });
+  recordProduct(rec, kernels, { ...given, matrix, firstRow, rows: m, c, output });
   submit(rec);
   const turned = rec.steps.filter((step) => step.kind === 'dispatch' && step.label.startsWith('gemm weights')).length;
   const slabs = types.reduce((sum, type, i) => sum + (slab && type !== 'f16' ? Math.ceil((rows[i] as number) / slab) : 0), 0);
@@ -379,6 +411,7 @@ export const opCases: SuiteCase[] = [
             const k = columns[(first + m) % columns.length] as number;
             const output = outputs[(first + m) % 3] as ProductOutput;
             await checkProduct(ctx, random, { types: [type], m, rows: [2 * random.integer(0, 30) + 1], k, output });
+            await checkProduct(ctx, random, { types: [type], m, rows: [9], k, output, normed: true, firstRow: m % 2 });
           }
           // So many that a thread does several.
           await checkProduct(ctx, random, { types: [type], m: 1, rows: [random.integer(4097, 4103)], k: unit, output: 'add' });
@@ -407,6 +440,7 @@ export const opCases: SuiteCase[] = [
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'add', firstRow: 2 });
         await checkProduct(ctx, random, { types, m, rows, k: 64, output: 'f32', firstRow: 3 });
       }
+      await checkProduct(ctx, random, { types, m: 2, rows, k: 64, output: 'activation', bias: true, normed: true });
     },
   },
   {
@@ -556,10 +590,13 @@ export const opCases: SuiteCase[] = [
             assert(rows > GEMV_ROWS && kernels.matrix === undefined, `${rows} rows of ${type} are not done at once`);
             continue;
           }
-          const a = rounded(kernels, random.normals(rows * k));
+          const normed = fusesNorm(rows, k) && i % 2 === 0;
+          const { a, given } = normed
+            ? normedRows(device, random, rows, k)
+            : plainRows(device, kernels, random.normals(rows * k));
           const c = poisoned(device, rows * inner, kernels.activation);
           const rec = recorderOf(device);
-          recordSwigluProduct(rec, kernels, { matrix, a: uploadNumbers(device, a, kernels.activation), rows, c });
+          recordSwigluProduct(rec, kernels, { ...given, matrix, rows, c });
           submit(rec);
           const part = (row: number): Float64Array => product(a, numbers.subarray(row * k, (row + inner) * k), rows, k);
           const actual = await readNumbers(device, c, rows * inner, kernels.activation);
