@@ -396,11 +396,17 @@ class ModelBench {
   /** Milliseconds of a token after the prompt. */
   async #decode(model: LanguageModel, tokens: number): Promise<number | undefined> {
     if (tokens <= 2) return undefined;
-    let start = 0;
-    // From the first token on, which belongs to the prompt.
-    let made = -1;
-    for await (const _ of model.generate([1], { maxTokens: tokens - 1, stop: [] })) if (++made === 0) start = performance.now();
-    return (performance.now() - start) / made;
+    const { length } = model;
+    const times: number[] = [];
+    while (times.length < (this.profile.software ? 1 : 5)) {
+      let start = 0;
+      // From the first token on, which belongs to the prompt.
+      let made = -1;
+      for await (const _ of model.generate([1], { maxTokens: tokens - 1, stop: [] })) if (++made === 0) start = performance.now();
+      times.push((performance.now() - start) / made);
+      model.truncate(length);
+    }
+    return median(times);
   }
 }
 
@@ -479,10 +485,10 @@ async function runLlama(
   folder: string,
   options: Options,
 ): Promise<Partial<ModelFile>> {
-  const { peerBackend: backend, partSeconds: seconds, warmMs } = options;
+  const { peerBackend: backend, partSeconds: seconds, warmMs, decode } = options;
   const { config, type } = subject;
   const { rows, ...rest } = await runProgram<
-    Pick<ModelRow, 'impl' | 'pattern' | 'tier' | 'seqLen' | 'params' | 'wallMs' | 'repetitions'>
+    Pick<ModelRow, 'impl' | 'pattern' | 'tier' | 'seqLen' | 'params' | 'wallMs' | 'repetitions' | 'decodeMs'>
   >('llama.cpp', [process.execPath, 'bench/peers/llama.mjs'], {
     folder,
     seconds,
@@ -490,6 +496,7 @@ async function runLlama(
     backend,
     budgetMs: 1500,
     warmMs: backend === 'cpu' ? 0 : warmMs,
+    decode,
     prompts: lengths.map((tokens) => subject.prompt(tokens)),
   });
   const shape = { heads: config.numHeads, headDim: config.headDim, dtype: type, layers: config.layers, ofLayers: config.layers };

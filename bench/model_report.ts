@@ -121,6 +121,11 @@ export function report(file: ModelFile): string {
     );
     return each.length > 0 ? [`Next token after ${count(tokens)}: ${each.join('), ')}).`] : [];
   });
+  const decoded = lengths.flatMap((tokens) => {
+    const each = rows.filter((r) => r.seqLen === tokens && r.decodeMs !== undefined);
+    const list = each.map((r) => `${r.decodeMs?.toFixed(2)} ms (${implOf(r)}, ${r.pattern} prompt)`).join(', ');
+    return list ? [`A token after ${count(tokens)}, greedily: ${list}.`] : [];
+  });
   const notes = [
     `Prefill of whole prompts, ${file.rows.find((r) => r.impl === 'ours')?.dtype ?? ''} weights${file.synthetic ? ' (random, with biases of q and k that give every head diagonals near the main one)' : ''}. A chunk is what runs through the layers at a time.`,
     'Medians: GPU time from timestamps around every kernel, in milliseconds; wall time from tokens to logits, without timestamps where there was time for runs of their own.',
@@ -132,6 +137,7 @@ export function report(file: ModelFile): string {
       : []),
     `Ceiling of the products: ${file.ceilings['matrix'] ? 'subgroup matrices' : 'f32 multiply-adds'}.${sustained(rows, file.ceilings)}`,
     ...choices,
+    ...decoded,
     ...(kernels.length > 0 ? [`Kernels of the products: ${kernels.join('; ')}.`] : []),
   ];
   return `# ${file.model}, ${file.device}, ${file.date}

@@ -1,9 +1,9 @@
-// llama.cpp, through the package node-llama-cpp, as a peer of the whole model: prefills of given tokens, dense. A request on
-// stdin, one line of JSON on stdout:
-//   {"folder", "weights", "backend": "vulkan" | "cpu", "seconds", "budgetMs", "warmMs", "prompts": [[token, ...], ...]}
+// llama.cpp, through the package node-llama-cpp, as a peer of the whole model: prefills of given tokens, dense, and tokens after
+// them. A request on stdin, one line of JSON on stdout:
+//   {"folder", "weights", "backend": "vulkan" | "cpu", "seconds", "budgetMs", "warmMs", "decode", "prompts": [[token, ...], ...]}
 //   {"software", "ceilings", "rows", "absent"}, rows as in bench/model.ts
 // Wants FOLDER/llama.tar.xz (scripts/fetch_peers.sh). Times are wall-clock medians, from the tokens to the greedy choice of
-// the next token, in the fastest of a few settings.
+// the next token, in the fastest of a few settings; of tokens after that, from one to the next.
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -29,30 +29,43 @@ const median = (values) => {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 };
 
-/** Calls `body` with a function that prefills the prompt from scratch; its result is milliseconds and the next token. */
-async function withPrompt(model, prompt, setting, body) {
-  const context = await model.createContext({ contextSize: prompt.length + 1, ...setting });
+/**
+ * Calls `body` with a function that prefills the prompt from scratch, whose result is milliseconds and the next token; and one for
+ * the milliseconds of each of `decode` tokens after it.
+ */
+async function withPrompt(model, prompt, decode, setting, body) {
+  const context = await model.createContext({ contextSize: prompt.length + 1 + decode, ...setting });
   try {
     const sequence = context.getSequence();
     const input = [...prompt.slice(0, -1), [prompt.at(-1), { generateNext: { token: true, options: { temperature: 0 } } }]];
-    return await body(async () => {
+    const prefill = async () => {
       await sequence.clearHistory();
       const start = performance.now();
       const output = await sequence.controlledEvaluate(input);
       return { ms: performance.now() - start, nextToken: output.at(-1).next.token };
-    });
+    };
+    const generate = async (first) => {
+      let start = 0;
+      let made = -1;
+      for await (const _ of sequence.evaluate([first], { temperature: 0, yieldEogToken: true })) {
+        if (++made === 0) start = performance.now();
+        if (made === decode - 2) break;
+      }
+      return (performance.now() - start) / made;
+    };
+    return await body(prefill, generate);
   } finally {
     await context.dispose();
   }
 }
 
 /** Times one prompt: a pass of every setting, then the fastest one's median. */
-async function measure(model, prompt, { backend, budgetMs, warmMs }) {
+async function measure(model, prompt, { backend, budgetMs, warmMs, decode }) {
   let best;
   const failures = [];
   for (const setting of SETTINGS[backend]) {
     try {
-      const { ms } = await withPrompt(model, prompt, setting, async (pass) => {
+      const { ms } = await withPrompt(model, prompt, 0, setting, async (pass) => {
         await pass(); // compiles
         return pass();
       });
@@ -63,14 +76,21 @@ async function measure(model, prompt, { backend, budgetMs, warmMs }) {
     }
   }
   if (!best) throw new Error(failures.join('; '));
-  return withPrompt(model, prompt, best.setting, async (pass) => {
+  return withPrompt(model, prompt, decode, best.setting, async (pass, generate) => {
     for (const start = performance.now(); performance.now() - start < warmMs; ) await pass();
     const repetitions = Math.min(20, Math.max(3, Math.round(budgetMs / best.ms)));
     const passes = [];
     for (let i = 0; i < repetitions; i++) passes.push(await pass());
     const params = { batchSize: best.setting.batchSize, flashAttention: Number(best.setting.flashAttention) };
     const wallMs = median(passes.map((p) => p.ms));
-    return { wallMs, repetitions, params, nextToken: passes[0].nextToken };
+    const { nextToken } = passes[0];
+    if (decode <= 2) return { wallMs, repetitions, params, nextToken };
+    const tokens = [];
+    for (let i = 0; i < 5; i++) {
+      await pass();
+      tokens.push(await generate(nextToken));
+    }
+    return { wallMs, repetitions, params, nextToken, decodeMs: median(tokens) };
   });
 }
 
