@@ -21,6 +21,7 @@ export class Sampler {
   readonly #topK: number;
   readonly #topP: number;
   readonly #random: Random;
+  #weights = new Float32Array(0);
 
   /** @throws {@link MinferenceError} `invalid-argument` for options out of range. */
   constructor(options: SamplingOptions = {}) {
@@ -41,28 +42,29 @@ export class Sampler {
   /** One token. */
   sample(logits: Float32Array): number {
     if (this.greedy) return argmax(logits);
-    const max = logits[argmax(logits)] as number;
-    const weight = (i: number): number => Math.exp(((logits[i] as number) - max) / this.#temperature);
-    const total = (of: readonly number[]): number => of.reduce((sum, i) => sum + weight(i), 0);
+    const best = argmax(logits);
+    const max = logits[best] as number;
     if (this.#topK < logits.length) {
+      const weight = (i: number): number => Math.exp(((logits[i] as number) - max) / this.#temperature);
       const kept = largest(logits, this.#topK);
-      return this.#draw(kept, weight, this.#topP * total(kept));
+      return this.#draw(kept, weight, this.#topP * kept.reduce((sum, i) => sum + weight(i), 0));
     }
-    // Once through a large vocabulary, without a list of it.
-    let all = 0;
-    for (let i = 0; i < logits.length; i++) all += weight(i);
-    if (this.#topP === 1) {
-      let rest = this.#random.uniform() * all;
-      for (let i = 0; i < logits.length; i++) {
-        rest -= weight(i);
-        if (rest < 0) return i;
-      }
-      return argmax(logits); // Rounding left something over.
+    // A vocabulary may have 150,000 tokens: no lists of them, and exponentials once.
+    if (this.#weights.length !== logits.length) this.#weights = new Float32Array(logits.length);
+    const weights = this.#weights;
+    let total = 0;
+    for (let i = 0; i < logits.length; i++) {
+      const weight = Math.exp(((logits[i] as number) - max) / this.#temperature);
+      weights[i] = Number.isNaN(weight) ? 0 : weight;
+      total += weights[i] as number;
     }
-    // The most probable thousand nearly always reach topP.
-    const enough = this.#topP * all;
-    const first = largest(logits, 1024);
-    return this.#draw(total(first) >= enough ? first : largest(logits, logits.length), weight, enough);
+    if (this.#topP < 1) total = keepNucleus(weights, this.#topP * total);
+    let rest = this.#random.uniform() * total;
+    for (let i = 0; i < weights.length; i++) {
+      rest -= weights[i] as number;
+      if (rest < 0) return i;
+    }
+    return best; // Rounding left something over.
   }
 
   /** Draws from the candidates, in order, until their weights reach `enough`. */
@@ -77,6 +79,37 @@ export class Sampler {
     }
     return candidates[count - 1] as number;
   }
+}
+
+/** The bits of an f32 1, and how many of the last ones do not count to a weight's size: what is left are 32 sizes an octave. */
+const ONE_BITS = 0x3f800000;
+const SIZE_SHIFT = 18;
+
+/**
+ * Keeps the greatest of the weights, each in (0, 1] or 0, that together reach `enough`, the lowest index first among equals, and
+ * makes all others 0. Returns the sum of those it kept.
+ *
+ * They are summed by size first, so that only those of about the size where the sum reaches `enough` need an order.
+ */
+export function keepNucleus(weights: Float32Array, enough: number): number {
+  const bits = new Uint32Array(weights.buffer, weights.byteOffset, weights.length);
+  const sizeOf = (i: number): number => (ONE_BITS - (bits[i] as number)) >>> SIZE_SHIFT; // 0 for 1, and the more the smaller
+  const sums = new Float64Array((ONE_BITS >>> SIZE_SHIFT) + 1);
+  for (let i = 0; i < weights.length; i++) sums[sizeOf(i)] = (sums[sizeOf(i)] as number) + (weights[i] as number);
+  let kept = 0;
+  let last = 0;
+  while (last < sums.length - 1 && kept + (sums[last] as number) < enough) kept += sums[last++] as number;
+  const border: number[] = [];
+  for (let i = 0; i < weights.length; i++) {
+    if (sizeOf(i) === last) border.push(i);
+    else if (sizeOf(i) > last) weights[i] = 0;
+  }
+  border.sort((a, b) => (weights[b] as number) - (weights[a] as number) || a - b);
+  for (const i of border) {
+    if (kept < enough) kept += weights[i] as number;
+    else weights[i] = 0;
+  }
+  return kept;
 }
 
 /** Index of the greatest number, the lowest among equals; NaN counts as less than anything. */
