@@ -22,6 +22,8 @@ const SUMS: u32 = ROWS + NORM * M;
 const PAIRS: u32 = ROWS_W / 2u;      // SwiGLU: rows of gate of a thread
 // Groups of a thread that share a scale.
 const SHARED: u32 = select(GROUPS, min(GROUPS, SPAN), SCALED == 1u);
+const_assert SHARED == 1u || SHARED == 2u || SHARED == 4u;
+const_assert GROUPS == SHARED || GROUPS == 2u * SHARED || GROUPS == 4u * SHARED;
 
 // Row r of those that a thread works on: neighbours, or some of gate and the same of up.
 fn weight_row(first: u32, r: u32) -> u32 {

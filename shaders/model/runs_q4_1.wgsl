@@ -1,4 +1,6 @@
-// What a thread of the matrix-vector kernel takes of a row at a time, loaded at once: a block. GROUPS = 4.
+// What a thread of the matrix-vector kernel takes of a row at a time, loaded at once: a block.
+const_assert GROUPS == 4u;
+
 struct Run {
   d_m: u32,
   words: vec4<u32>,

@@ -1,5 +1,7 @@
 // What a thread of the matrix-vector kernel takes of a row at a time, loaded at once: a sub-block of 32 columns, and the word that
-// its scale is in. GROUPS = 4.
+// its scale is in.
+const_assert GROUPS == 4u;
+
 struct Run {
   head: vec4<u32>,
   sub: u32,

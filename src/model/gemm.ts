@@ -29,6 +29,11 @@ export interface ModelKernels {
   readonly matrix?: MatrixGemmTiling | undefined;
   /** Products of so many rows and more turn weights into f16 first, once, instead of in every workgroup. Default: none do. */
   readonly dequantizeFrom?: number;
+  /**
+   * Whether the compiler takes bits for f16, which the matrix-vector kernel then does. Default: where it has subgroups, since wgpu's
+   * does neither.
+   */
+  readonly f16Bits?: boolean;
 }
 
 /** Rows of a weight matrix, in a buffer of their own. */
@@ -105,8 +110,11 @@ export interface GemvTiling {
   readonly rows: number;
 }
 
-/** {@link GemvTiling.groups}, of columns that are a multiple of {@link COLUMN_MULTIPLE}, or of a block of 256. */
-const GEMV_GROUPS: Readonly<Record<WeightType, 1 | 2 | 4 | 8>> = { f32: 2, f16: 2, q8_0: 2, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 2 };
+/**
+ * {@link GemvTiling.groups}, of columns that are a multiple of {@link COLUMN_MULTIPLE}, or of a block of 256. Those of 4 bits are
+ * what shaders/model/runs_*.wgsl load.
+ */
+const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = { f32: 2, f16: 2, q8_0: 2, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 2 };
 
 /** The tiling for a type of weights. More rows a thread leave too few workgroups for an H100 where a matrix has 4,096. */
 export function gemvTiling(type: WeightType): GemvTiling {
@@ -177,6 +185,7 @@ export function gemvShader(
 ): ShaderSpec {
   const { activation, profile } = kernels;
   const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= GEMV.TX;
+  const f16Bits = activation === 'f16' && (kernels.f16Bits ?? subgroups);
   const constants = {
     ...GEMV,
     M: rows,
@@ -188,12 +197,12 @@ export function gemvShader(
     NORM: norm ? 1 : 0,
   };
   return {
-    label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${norm ? ' norm' : ''}${subgroups ? ' sg' : ''}`,
+    label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${norm ? ' norm' : ''}${f16Bits ? ' bits' : ''}${subgroups ? ' sg' : ''}`,
     code: [
       prelude({ f16: activation === 'f16', subgroups, constants }),
       gemmBindings,
-      weightLibrary(type, activation === 'f16'),
-      activationLibrary(norm ? 'f32' : activation),
+      weightLibrary(type, f16Bits),
+      activationLibrary(norm ? 'f32' : activation, f16Bits),
       runLibrary(type),
       outputLibrary(outputType(kernels, output)),
       gemv,

@@ -1,4 +1,5 @@
 import activationsF16 from '../../shaders/model/activations_f16.wgsl?raw';
+import activationsF16Wide from '../../shaders/model/activations_f16_wide.wgsl?raw';
 import activationsF32 from '../../shaders/model/activations_f32.wgsl?raw';
 import nibblesF16 from '../../shaders/model/nibbles_f16.wgsl?raw';
 import nibblesF32 from '../../shaders/model/nibbles_f32.wgsl?raw';
@@ -35,10 +36,10 @@ const RUNS: Readonly<Partial<Record<WeightType, string>>> = { q4_0: runsQ4_0, q4
 /**
  * WGSL of `load_weights`, `load_quants` and `load_scale` for a type of weights; binding 1 holds them.
  *
- * @param f16 - whether the shader may compute in f16; its `params` then have a `unit` of 1
+ * @param f16Bits - whether the compiler takes bits for f16; the shader's `params` then have a `unit` of 1
  */
-export function weightLibrary(type: WeightType, f16 = false): string {
-  return [weights, f16 ? nibblesF16 : nibblesF32, ...WEIGHTS[type]].join('\n');
+export function weightLibrary(type: WeightType, f16Bits = false): string {
+  return [weights, f16Bits ? nibblesF16 : nibblesF32, ...WEIGHTS[type]].join('\n');
 }
 
 /** WGSL of `load_run`, `run_quants` and `run_scale`, which the matrix-vector kernel reads weights by. Behind {@link weightLibrary}. */
@@ -46,9 +47,14 @@ export function runLibrary(type: WeightType): string {
   return RUNS[type] ?? runsPlain;
 }
 
-/** WGSL of `load_activations`; binding 2 holds them. Behind {@link weightLibrary}. */
-export function activationLibrary(dtype: DType): string {
-  return dtype === 'f16' ? activationsF16 : activationsF32;
+/**
+ * WGSL of `load_activations`; binding 2 holds them. Behind {@link weightLibrary}.
+ *
+ * @param f16Bits - whether the compiler takes bits for f16
+ */
+export function activationLibrary(dtype: DType, f16Bits = false): string {
+  if (dtype === 'f32') return activationsF32;
+  return f16Bits ? activationsF16Wide : activationsF16;
 }
 
 /** WGSL of `Output`, `to_output` and `pack_output`. */

@@ -202,11 +202,14 @@ async function checkProduct(
     deviation?: number;
     /** With a norm of the residual stream in front of it. */
     normed?: boolean;
+    f16Bits?: boolean;
   },
 ): Promise<void> {
   const { device } = ctx;
   const { slab } = options;
-  const kernels = slab ? dequantizing(ctx, 2 * options.k * slab) : kernelsOf(ctx);
+  const { f16Bits } = options;
+  const own = slab ? dequantizing(ctx, 2 * options.k * slab) : kernelsOf(ctx);
+  const kernels = f16Bits === undefined ? own : { ...own, f16Bits };
   const { types, m, rows, k, output, bias = false, firstRow = 0, normed = false } = options;
   const name = `${types.join('+')} ${output}${normed ? ' normed' : ''} m=${m} n=${rows.join('+')} k=${k}`;
   const { matrix, numbers, bias: biases } = makeMatrix(device, types, rows, k, random, bias, options.deviation);
@@ -413,9 +416,21 @@ export const opCases: SuiteCase[] = [
             await checkProduct(ctx, random, { types: [type], m, rows: [2 * random.integer(0, 30) + 1], k, output });
             await checkProduct(ctx, random, { types: [type], m, rows: [9], k, output, normed: true, firstRow: m % 2 });
           }
-          // So many that a thread does several.
           await checkProduct(ctx, random, { types: [type], m: 1, rows: [random.integer(4097, 4103)], k: unit, output: 'add' });
-          await checkProduct(ctx, random, { types: [type], m: 1, rows: [4096], k: 5 * unit, output: 'f32', bias: true });
+          await checkProduct(ctx, random, { types: [type], m: 1, rows: [11], k: 5 * unit, output: 'f32', bias: true });
+        },
+      },
+      {
+        // As where subgroups of 32 are. wgpu cannot.
+        name: `product: ${type} weights, few rows, bits taken for f16`,
+        needs: 'f16',
+        once: true,
+        run: async (ctx) => {
+          const random = randomOf(ctx, `gemv bits ${type}`);
+          const options = { types: [type], rows: [11], f16Bits: true };
+          await checkProduct(ctx, random, { ...options, m: 1, k: 5 * unit, output: 'f32', bias: true });
+          await checkProduct(ctx, random, { ...options, m: 3, k: unit, output: 'activation' });
+          await checkProduct(ctx, random, { ...options, m: 2, k: 2 * unit, output: 'add', normed: true });
         },
       },
     ];

@@ -1,0 +1,9 @@
+// Activations [m, k] of a product stored as f16, 8 columns a word, for compilers that take bits for f16. params as in
+// gemm_bindings.wgsl.
+@group(0) @binding(2) var<storage, read> a: array<vec4<u32>>;
+
+// Columns 8 * group to 8 * group + 7 of a row.
+fn load_activations(row: u32, group: u32) -> Eight {
+  let x = a[(params.a_base + row * params.a_stride) / 2u + group];
+  return Eight(vec4<f32>(bitcast<vec4<f16>>(x.xy)), vec4<f32>(bitcast<vec4<f16>>(x.zw)));
+}
