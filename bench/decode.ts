@@ -81,7 +81,7 @@ class HostWatch {
 }
 
 /** Bytes that a token reads at least: every weight but the embedding's, and the keys and values of all tokens so far. */
-function bytesRead(config: ModelConfig, type: WeightType, context: number, cacheBytes: number): number {
+export function bytesRead(config: ModelConfig, type: WeightType, context: number, cacheBytes: number): number {
   const { layer, rest } = weightBytes(config, type);
   const { layers, numKvHeads, headDim, tieEmbeddings } = config;
   return layers * (layer + 2 * numKvHeads * headDim * context * cacheBytes) + rest / (tieEmbeddings ? 1 : 2);
@@ -101,7 +101,7 @@ async function run(options: Options): Promise<void> {
   const rows: DecodeRow[] = [];
   const path = `${options.out}/${deviceSlug(gpu)}-decode-${shape}-${type}.json`;
   for (const context of contexts) {
-    const row = await measure(device, config, type as WeightType, context, options);
+    const row = await measureDecoding(device, config, type as WeightType, context, options);
     rows.push(row);
     const { wallMs, recordMs, submitMs, gpuMs = 0, gbPerSecond = 0, kernels = {} } = row;
     console.log(
@@ -118,12 +118,13 @@ async function run(options: Options): Promise<void> {
   console.log(`copies ${copyGBs.toFixed(0)} GB/s; wrote ${path}`);
 }
 
-async function measure(
+/** Measures tokens behind a prompt of `context` tokens, in a model of random weights. */
+export async function measureDecoding(
   device: GPUDevice,
   config: ModelConfig,
   type: WeightType,
   context: number,
-  { tier, tokens, runs }: Options,
+  { tier, tokens, runs }: Pick<Options, 'tier' | 'tokens' | 'runs'>,
 ): Promise<DecodeRow> {
   const room = 2 * tokens;
   const { layers } = config;
