@@ -11,7 +11,7 @@ import { deviceModel, deviceSlug } from './device_model.js';
 import { KernelWatch } from './kernel_times.js';
 import { median } from './measure.js';
 import { write } from './results.js';
-import { SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
+import { namedShape, SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
 
 interface Options {
   readonly shape: string;
@@ -89,11 +89,9 @@ export function bytesRead(config: ModelConfig, type: WeightType, context: number
 
 async function run(options: Options): Promise<void> {
   const { shape, type, contexts, tokens, runs } = options;
-  const known = SHAPES[shape];
-  if (!known) throw invalidArgument('--shape', shape, Object.keys(SHAPES).join(', '));
-  if (!(type in BLOCK_LAYOUT)) throw invalidArgument('--type', type, Object.keys(BLOCK_LAYOUT).join(', '));
+  const known = namedShape(options);
   if (tokens < 2) throw invalidArgument('--tokens', tokens, 'at least 2');
-  const config = { ...known, layers: options.layers ?? known.layers };
+  const config = { ...known.config, layers: options.layers ?? known.config.layers };
   const device = await openNodeDevice();
   const profile = profileDevice(device, options.tier);
   const gpu = deviceModel(profile);
@@ -101,7 +99,7 @@ async function run(options: Options): Promise<void> {
   const rows: DecodeRow[] = [];
   const path = `${options.out}/${deviceSlug(gpu)}-decode-${shape}-${type}.json`;
   for (const context of contexts) {
-    const row = await measureDecoding(device, config, type as WeightType, context, options);
+    const row = await measureDecoding(device, config, known.type, context, options);
     rows.push(row);
     const { wallMs, recordMs, submitMs, gpuMs = 0, gbPerSecond = 0, kernels = {} } = row;
     console.log(
@@ -116,6 +114,14 @@ async function run(options: Options): Promise<void> {
   const about = { device: gpu, date, adapter: profile.name, tier: profile.tier, shape, type, tokens, runs, copyGBs };
   write(path, `${JSON.stringify({ ...about, rows }, null, 1)}\n`);
   console.log(`copies ${copyGBs.toFixed(0)} GB/s; wrote ${path}`);
+}
+
+/** Milliseconds from one generated token to the next: from the first one on, which belongs to the prompt. */
+export async function msPerToken(model: LanguageModel, maxTokens: number): Promise<number> {
+  let start = 0;
+  let made = -1;
+  for await (const _ of model.generate([1], { maxTokens, stop: [] })) if (++made === 0) start = performance.now();
+  return (performance.now() - start) / made;
 }
 
 /** Measures tokens behind a prompt of `context` tokens, in a model of random weights. */
@@ -138,16 +144,11 @@ export async function measureDecoding(
     const random = new Random(2);
     const prompt = Array.from({ length: context - 1 }, () => random.integer(0, config.vocabSize - 1));
     await model.prefill(prompt, { patterns: { kind: 'a_shape', initSize: 64, localSize: 64 } });
-    /** Milliseconds from the first token on, which belongs to the prompt. */
     const generate = async (maxTokens = tokens + 1): Promise<HostTimes> => {
       model.truncate(prompt.length);
-      let start = 0;
-      let made = -1;
       const host = new HostWatch(device);
-      for await (const _ of model.generate([1], { maxTokens, stop: [] })) if (++made === 0) start = performance.now();
-      const wallMs = (performance.now() - start) / made;
-      const { recordMs, submitMs } = host.stop();
-      return { wallMs, recordMs, submitMs };
+      const wallMs = await msPerToken(model, maxTokens);
+      return { wallMs, ...host.stop() };
     };
     await generate();
     const plain: HostTimes[] = [];
@@ -163,10 +164,11 @@ export async function measureDecoding(
         return (await watch.stop()).kernels;
       };
       const [many, one] = [await once(tokens + 1), await once(1)];
-      return new Map([...many].map(([kernel, ms]) => [kernel, (ms - (one.get(kernel) ?? 0)) / tokens]));
+      // What takes next to nothing may differ by less than nothing.
+      return new Map([...many].map(([kernel, ms]) => [kernel, Math.max(0, ms - (one.get(kernel) ?? 0)) / tokens]));
     };
     const gpuMs = [...(await watched(true)).values()].reduce((a, b) => a + b, 0);
-    const kernels = [...(await watched(false))].filter(([, ms]) => ms > 0).sort((a, b) => b[1] - a[1]);
+    const kernels = [...(await watched(false))].sort((a, b) => b[1] - a[1]);
     const cacheBytes = BYTES[model.profile.tier === 'portable' ? 'f32' : 'f16'];
     return {
       ...row,

@@ -20,13 +20,14 @@ import { parsePatternConfig, patternsForLayer } from '../src/patterns/config.js'
 import { Random } from '../src/reference/random.js';
 import type { HeadPattern, SparsePrefillOptions } from '../src/scheduler/types.js';
 import { measureCeilings } from './ceilings.js';
+import { msPerToken } from './decode.js';
 import { deviceModel, deviceSlug, freeMemory } from './device_model.js';
 import { type KernelTimes, KernelWatch, PARTS, type Part } from './kernel_times.js';
 import { median } from './measure.js';
 import { type ModelFile, type ModelRow, partBars, promptCurve, report, toCsv, toMarkdown } from './model_report.js';
 import { runProgram } from './peers.js';
 import { merge, readEarlier, write } from './results.js';
-import { SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
+import { namedShape, SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
 
 /** Patterns of all heads; `mix` is each head's own of a pattern file. */
 const PATTERNS: Readonly<Record<string, HeadPattern>> = {
@@ -107,16 +108,14 @@ interface Pass {
 }
 
 /** Random weights of a shape, and random prompts. */
-function syntheticSubject({ shape, type }: Options): Subject {
-  const config = SHAPES[shape];
-  if (!config) throw invalidArgument('--shape', shape, Object.keys(SHAPES).join(', '));
-  if (!(type in BLOCK_LAYOUT)) throw invalidArgument('--type', type, Object.keys(BLOCK_LAYOUT).join(', '));
+function syntheticSubject(options: Options): Subject {
+  const { config, type } = namedShape(options);
   const random = new Random(2);
   return {
-    name: shape,
+    name: options.shape,
     config,
-    type: type as WeightType,
-    open: async (layers) => syntheticModel({ ...config, layers }, type as WeightType),
+    type,
+    open: async (layers) => syntheticModel({ ...config, layers }, type),
     prompt: (tokens) => Array.from({ length: tokens }, () => random.integer(0, config.vocabSize - 1)),
   };
 }
@@ -399,11 +398,7 @@ class ModelBench {
     const { length } = model;
     const times: number[] = [];
     while (times.length < (this.profile.software ? 1 : 5)) {
-      let start = 0;
-      // From the first token on, which belongs to the prompt.
-      let made = -1;
-      for await (const _ of model.generate([1], { maxTokens: tokens - 1, stop: [] })) if (++made === 0) start = performance.now();
-      times.push((performance.now() - start) / made);
+      times.push(await msPerToken(model, tokens - 1));
       model.truncate(length);
     }
     return median(times);

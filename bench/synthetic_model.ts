@@ -1,4 +1,5 @@
 import { Float16Array, setFloat16 } from '@petamoriken/float16';
+import { invalidArgument } from '../src/errors.js';
 import { ropeFrequencies } from '../src/model/rope.js';
 import {
   BLOCK_LAYOUT,
@@ -69,6 +70,17 @@ export const SHAPES: Readonly<Record<string, ModelConfig>> = {
     rope: { theta: 1e4, rotaryDim: 64 },
   },
 };
+
+/** The shape and the type of weights that a command line names. */
+export function namedShape({ shape, type }: { readonly shape: string; readonly type: string }): {
+  readonly config: ModelConfig;
+  readonly type: WeightType;
+} {
+  const config = SHAPES[shape];
+  if (!config) throw invalidArgument('--shape', shape, Object.keys(SHAPES).join(', '));
+  if (!(type in BLOCK_LAYOUT)) throw invalidArgument('--type', type, Object.keys(BLOCK_LAYOUT).join(', '));
+  return { config, type: type as WeightType };
+}
 
 /** Bytes of a weight: vectors are always f32. */
 function bytesOf(shape: readonly number[], type: WeightType): number {

@@ -27,10 +27,10 @@ const WORDS: u32 = D4 / PER_WORD;                   // of a row
 const COLS: u32 = SLICE * PER_WORD;                 // vec4 columns of a thread
 const TEAMS: u32 = THREADS / LANES;
 const CHUNKS: u32 = (GROUP + HEADS - 1u) / HEADS;   // workgroups that share a split of a key/value head
+const SUMS: u32 = UNROLL * HEADS;                   // of a dot product: key by key, head by head
 const M_START: f32 = -1e30;
 const MASKED: f32 = -2e30;
 
-alias Sums = array<f32, UNROLL * HEADS>;
 alias Rows = array<vec4<u32>, UNROLL * SLICE>;
 alias Outputs = array<vec4<f32>, HEADS * COLS>;
 
@@ -123,7 +123,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         v_rows[u * SLICE + i] = v_cache[row + word_of(lane, i)];
       }
     }
-    var x = Sums(); // By value: without one, some compilers go on from the last turn's.
+    var x = array<f32, SUMS>(); // By value: without one, some compilers go on from the last turn's.
     for (var u = 0u; u < UNROLL; u++) {
       for (var i = 0u; i < SLICE; i++) {
         let k = unpack_word(k_rows[u * SLICE + i]);

@@ -2,21 +2,22 @@
 // With NORM = 1, A is the RMS norm of the residual stream X:   a_i = norm * x_i / sqrt(mean(x_i^2) + eps)
 // With SWIGLU = 1:   C[m, n / 2] = silu(A Wg^T) * (A Wu^T),   Wg the first n / 2 rows of W, Wu those from params.up_start on.
 //
-// TX threads share the columns of ROWS_W rows of W, TY such groups make a workgroup. Each thread takes a run of GROUPS times 8
+// LANES threads share the columns of ROWS_W rows of W, TEAMS such groups make a workgroup. Each thread takes a run of GROUPS times 8
 // columns at a time (runs_*.wgsl), and activations once for its rows. Of weights that share a scale, it sums products of what they
 // are without:
 //   sum of a_i (d q_i + m) = d (sum of a_i q_i) + m (sum of a_i)
-// A row's partial sums meet in row_sum of row_sum_*.wgsl, and with NORM those of x_i^2: the root divides what comes out.
+// A row's partial sums meet in lane_sums of lane_sums_*.wgsl, and with NORM those of x_i^2: the root divides what comes out.
 //
-// Constants from the pipeline's prelude: M, ROWS_W (for SwiGLU half are rows of gate, and half the same of up), TX, TY, GROUPS, ADD
+// Constants from the pipeline's prelude: M, ROWS_W (for SwiGLU half are rows of gate, and half the same of up), LANES, TEAMS, GROUPS, ADD
 // (1: add to what C holds), HAS_BIAS, SWIGLU, NORM. Bindings: 0 params, 1 weights, 2 A or X in activations_*.wgsl, 3 bias, 4 C,
 // 5 norm [k].
-// Workgroups: n / (TY * ROWS_W), rounded up, over x and y.
+// Workgroups: n / (TEAMS * ROWS_W), rounded up, over x and y.
 
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> c: array<Output>;
 @group(0) @binding(5) var<storage, read> norm: array<vec4<f32>>;
 
+const THREADS: u32 = LANES * TEAMS;
 const ROWS: u32 = ROWS_W * M;
 const SUMS: u32 = ROWS + NORM * M;
 const PAIRS: u32 = ROWS_W / 2u;      // SwiGLU: rows of gate of a thread
@@ -95,7 +96,7 @@ fn add_span(s: u32, run: u32, w: ptr<function, array<Run, ROWS_W>>, sum: ptr<fun
   }
 }
 
-@compute @workgroup_size(TX, TY)
+@compute @workgroup_size(LANES, TEAMS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -103,9 +104,9 @@ fn main(
 ) {
   let tx = local.x;
   let ty = local.y;
-  let first = ((workgroup.y * workgroups.x + workgroup.x) * TY + ty) * ROWS_W;
+  let first = ((workgroup.y * workgroups.x + workgroup.x) * TEAMS + ty) * ROWS_W;
   var sums: Sums;
-  for (var run = tx; run < params.k / (8u * GROUPS); run += TX) {
+  for (var run = tx; run < params.k / (8u * GROUPS); run += LANES) {
     var w: array<Run, ROWS_W>;
     for (var r = 0u; r < ROWS_W; r++) {
       w[r] = load_run(weight_row(first, r), run);
@@ -120,7 +121,7 @@ fn main(
     }
   }
   var sum = sums.all;
-  row_sum(&sum, tx, ty);
+  lane_sums(&sum, ty * LANES + tx);
   if (NORM == 1u) {
     for (var i = 0u; i < M; i++) {
       let scale = inverseSqrt(sum[min(ROWS + i, SUMS - 1u)] / f32(params.k) + params.eps);

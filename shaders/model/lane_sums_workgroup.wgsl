@@ -1,12 +1,10 @@
-// Sums of each of a thread's values over the LANES neighbouring threads of its team, through workgroup memory: every
+// Sums of each of a thread's SUMS values over the LANES neighbouring threads of its team, through workgroup memory: every
 // thread gets all of them. Every thread of the workgroup must call this together.
-
-const SUMS: u32 = UNROLL * HEADS;
 
 var<workgroup> lane_values: array<f32, SUMS * THREADS>;
 var<workgroup> lane_totals: array<f32, SUMS * THREADS / LANES>;
 
-fn lane_sums(x: ptr<function, Sums>, thread: u32) {
+fn lane_sums(x: ptr<function, array<f32, SUMS>>, thread: u32) {
   let lane = thread % LANES;
   let team = thread / LANES;
   for (var i = 0u; i < SUMS; i++) {

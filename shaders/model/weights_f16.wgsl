@@ -1,14 +1,6 @@
 // Weights [n, k] in f16, read through core builtins so that every device can.
 @group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
 
-const SPAN: u32 = 1u;
-const SCALED: u32 = 0u;
-const HAS_MINIMUM: u32 = 0u;
-
-fn load_scale(row: u32, group: u32) -> Scale {
-  return Scale(1.0, 0.0);
-}
-
 fn load_quants(row: u32, group: u32) -> Eight {
   let x = weights[row * (params.k / 8u) + group];
   return Eight(

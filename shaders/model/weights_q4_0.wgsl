@@ -5,6 +5,7 @@
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 0u;
+const ZERO: f32 = 8.0;
 
 fn block_of(row: u32, group: u32) -> u32 {
   return (row * (params.k / 32u) + group / 4u) * 18u;
@@ -17,5 +18,5 @@ fn load_scale(row: u32, group: u32) -> Scale {
 fn load_quants(row: u32, group: u32) -> Eight {
   let at = block_of(row, group) + 2u + 8u * (group % 2u);
   let shift = 2u * (group & 2u);
-  return Eight(low_nibbles(word_at(at) >> shift, 8.0), low_nibbles(word_at(at + 4u) >> shift, 8.0));
+  return Eight(low_nibbles(word_at(at) >> shift, ZERO), low_nibbles(word_at(at + 4u) >> shift, ZERO));
 }

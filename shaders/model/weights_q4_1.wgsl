@@ -5,6 +5,7 @@
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 1u;
+const ZERO: f32 = 0.0;
 
 fn block_of(row: u32, group: u32) -> u32 {
   return (row * (params.k / 32u) + group / 4u) * 5u;
@@ -18,5 +19,5 @@ fn load_scale(row: u32, group: u32) -> Scale {
 fn load_quants(row: u32, group: u32) -> Eight {
   let at = block_of(row, group) + 1u + 2u * (group % 2u);
   let shift = 2u * (group & 2u);
-  return Eight(low_nibbles(weights[at] >> shift, 0.0), low_nibbles(weights[at + 1u] >> shift, 0.0));
+  return Eight(low_nibbles(weights[at] >> shift, ZERO), low_nibbles(weights[at + 1u] >> shift, ZERO));
 }

@@ -2,12 +2,13 @@ import dequantize from '../../shaders/model/dequantize.wgsl?raw';
 import gemm from '../../shaders/model/gemm.wgsl?raw';
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
 import gemv from '../../shaders/model/gemv.wgsl?raw';
-import rowSumSubgroup from '../../shaders/model/row_sum_subgroup.wgsl?raw';
-import rowSumWorkgroup from '../../shaders/model/row_sum_workgroup.wgsl?raw';
+import laneSumsSubgroup from '../../shaders/model/lane_sums_subgroup.wgsl?raw';
+import laneSumsWorkgroup from '../../shaders/model/lane_sums_workgroup.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Bindable, Recorder } from '../device/recorder.js';
 import { invalidArgument } from '../errors.js';
+import { f32Bits } from '../index/layer.js';
 import { prelude } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
@@ -99,8 +100,8 @@ const DEQUANTIZED_BYTES = 2 ** 27;
 /** Columns of weights come in groups of this many. */
 export const COLUMN_MULTIPLE = 32;
 
-/** Threads that share a row's columns in the matrix-vector kernel, and such groups of a workgroup. */
-const GEMV = { TX: 32, TY: 4 } as const;
+/** Threads that share a row's columns in the matrix-vector kernel, and such teams of a workgroup. */
+const GEMV = { LANES: 32, TEAMS: 4 } as const;
 
 /** How the matrix-vector kernel is tiled, see shaders/model/gemv.wgsl. */
 export interface GemvTiling {
@@ -184,8 +185,10 @@ export function gemvShader(
   norm = false,
 ): ShaderSpec {
   const { activation, profile } = kernels;
-  const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= GEMV.TX;
+  const subgroups = profile.tier !== 'portable' && profile.subgroups && profile.subgroupMinSize >= GEMV.LANES;
   const f16Bits = activation === 'f16' && (kernels.f16Bits ?? subgroups);
+  /** Of what is multiplied: activations, or the residual stream. */
+  const given = norm ? 'f32' : activation;
   const constants = {
     ...GEMV,
     M: rows,
@@ -199,14 +202,14 @@ export function gemvShader(
   return {
     label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${norm ? ' norm' : ''}${f16Bits ? ' bits' : ''}${subgroups ? ' sg' : ''}`,
     code: [
-      prelude({ f16: activation === 'f16', subgroups, constants }),
+      prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: given }, constants }),
       gemmBindings,
       weightLibrary(type, f16Bits),
-      activationLibrary(norm ? 'f32' : activation, f16Bits),
+      activationLibrary(given, f16Bits),
       runLibrary(type),
       outputLibrary(outputType(kernels, output)),
       gemv,
-      subgroups ? rowSumSubgroup : rowSumWorkgroup,
+      subgroups ? laneSumsSubgroup : laneSumsWorkgroup,
     ].join('\n'),
     bindings: ['uniform', 'read', 'read', 'read', 'write', 'read'],
   };
@@ -220,7 +223,7 @@ function grid({ profile }: ModelKernels, workgroups: number): readonly [number, 
 
 /** Workgroups of {@link gemvShader} for so many rows of weights. */
 export function gemvWorkgroups(kernels: ModelKernels, weightRows: number, tiling: GemvTiling): readonly [number, number] {
-  return grid(kernels, Math.ceil(weightRows / (GEMV.TY * tiling.rows)));
+  return grid(kernels, Math.ceil(weightRows / (GEMV.TEAMS * tiling.rows)));
 }
 
 /** What {@link productShader} needs to know of a matrix. */
@@ -281,7 +284,7 @@ export function gemmParams(
   eps = 0,
 ): Uint32Array<ArrayBuffer> {
   const words = [rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1, upStart];
-  return new Uint32Array([...words, new Uint32Array(Float32Array.of(eps).buffer)[0] ?? 0]);
+  return new Uint32Array([...words, f32Bits(eps)]);
 }
 
 /** Turns weights into f16, see shaders/model/dequantize.wgsl. */

@@ -14,6 +14,7 @@ import wordsF32 from '../../shaders/model/words_f32.wgsl?raw';
 import workgroupSum from '../../shaders/model/workgroup_sum.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
+import { f32Bits } from '../index/layer.js';
 import { prelude } from '../kernels/shader_text.js';
 import { BYTES } from '../kernels/tensor.js';
 import type { Matrix, ModelKernels } from './gemm.js';
@@ -23,12 +24,7 @@ import type { ModelConfig, WeightType } from './types.js';
 
 /** The words of a uniform; `f32` entries by their bits. */
 function words(...values: readonly (number | { readonly f32: number })[]): Uint32Array<ArrayBuffer> {
-  return new Uint32Array(values.map((v) => (typeof v === 'number' ? v : bits(v.f32))));
-}
-
-/** The bits of an f32. */
-function bits(x: number): number {
-  return new Uint32Array(new Float32Array([x]).buffer)[0] ?? 0;
+  return new Uint32Array(values.map((v) => (typeof v === 'number' ? v : f32Bits(v.f32))));
 }
 
 function activationShader(

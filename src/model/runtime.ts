@@ -22,7 +22,7 @@ import {
   recordSwigluProduct,
 } from './gemm.js';
 import { KvCache } from './kv_cache.js';
-import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type ProductOutput } from './matrix_gemm.js';
+import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type MatrixProductOutput } from './matrix_gemm.js';
 import {
   argmaxShader,
   decodeAttentionShader,
@@ -383,7 +383,7 @@ export class LanguageModel {
       specs.push(...this.#productShaders(layer.down, 'add', rows));
       for (const n of rows) {
         const output = fusesSwiglu(this.#kernels, layer.gateUp, n) ? 'swiglu' : 'activation';
-        specs.push(...productShaders(this.#kernels, layer.gateUp, output, n, fusesNorm(n, layer.gateUp.columns)));
+        specs.push(...this.#productShaders(layer.gateUp, output, [n], true));
       }
     }
     const own = patterns ? modelPatterns(config, patterns) : this.#patterns;
@@ -395,7 +395,7 @@ export class LanguageModel {
     ]);
   }
 
-  #productShaders(matrix: Matrix, output: ProductOutput, rows: readonly number[], normed = false): ShaderSpec[] {
+  #productShaders(matrix: Matrix, output: MatrixProductOutput, rows: readonly number[], normed = false): ShaderSpec[] {
     return rows.flatMap((n) => productShaders(this.#kernels, matrix, output, n, normed && fusesNorm(n, matrix.columns)));
   }
 

@@ -1,10 +1,10 @@
-import activationsF16 from '../../shaders/model/activations_f16.wgsl?raw';
+import activations from '../../shaders/model/activations.wgsl?raw';
 import activationsF16Wide from '../../shaders/model/activations_f16_wide.wgsl?raw';
-import activationsF32 from '../../shaders/model/activations_f32.wgsl?raw';
 import nibblesF16 from '../../shaders/model/nibbles_f16.wgsl?raw';
 import nibblesF32 from '../../shaders/model/nibbles_f32.wgsl?raw';
 import outputF16 from '../../shaders/model/output_f16.wgsl?raw';
 import outputF32 from '../../shaders/model/output_f32.wgsl?raw';
+import runsNibbles from '../../shaders/model/runs_nibbles.wgsl?raw';
 import runsPlain from '../../shaders/model/runs_plain.wgsl?raw';
 import runsQ4_0 from '../../shaders/model/runs_q4_0.wgsl?raw';
 import runsQ4_1 from '../../shaders/model/runs_q4_1.wgsl?raw';
@@ -18,12 +18,13 @@ import weightsQ4K from '../../shaders/model/weights_q4_k.wgsl?raw';
 import weightsQ6K from '../../shaders/model/weights_q6_k.wgsl?raw';
 import weightsQ8_0 from '../../shaders/model/weights_q8_0.wgsl?raw';
 import weightsUnaligned from '../../shaders/model/weights_unaligned.wgsl?raw';
+import weightsUnscaled from '../../shaders/model/weights_unscaled.wgsl?raw';
 import type { DType } from '../kernels/tensor.js';
 import type { WeightType } from './types.js';
 
 const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
-  f32: [weightsF32],
-  f16: [weightsF16],
+  f32: [weightsF32, weightsUnscaled],
+  f16: [weightsF16, weightsUnscaled],
   q8_0: [weightsQ8_0, weightsUnaligned],
   q4_0: [weightsQ4_0, weightsUnaligned],
   q4_1: [weightsQ4_1],
@@ -31,7 +32,11 @@ const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
   q6_k: [weightsQ6K, weightsUnaligned],
 };
 
-const RUNS: Readonly<Partial<Record<WeightType, string>>> = { q4_0: runsQ4_0, q4_1: runsQ4_1, q4_k: runsQ4K };
+const RUNS: Readonly<Partial<Record<WeightType, readonly string[]>>> = {
+  q4_0: [runsNibbles, runsQ4_0],
+  q4_1: [runsNibbles, runsQ4_1],
+  q4_k: [runsQ4K],
+};
 
 /**
  * WGSL of `load_weights`, `load_quants` and `load_scale` for a type of weights; binding 1 holds them.
@@ -44,17 +49,16 @@ export function weightLibrary(type: WeightType, f16Bits = false): string {
 
 /** WGSL of `load_run`, `run_quants` and `run_scale`, which the matrix-vector kernel reads weights by. Behind {@link weightLibrary}. */
 export function runLibrary(type: WeightType): string {
-  return RUNS[type] ?? runsPlain;
+  return (RUNS[type] ?? [runsPlain]).join('\n');
 }
 
 /**
- * WGSL of `load_activations`; binding 2 holds them. Behind {@link weightLibrary}.
+ * WGSL of `load_activations`; binding 2 holds them, stored as the alias `Activation` says. Behind {@link weightLibrary}.
  *
  * @param f16Bits - whether the compiler takes bits for f16
  */
 export function activationLibrary(dtype: DType, f16Bits = false): string {
-  if (dtype === 'f32') return activationsF32;
-  return f16Bits ? activationsF16Wide : activationsF16;
+  return dtype === 'f16' && f16Bits ? activationsF16Wide : activations;
 }
 
 /** WGSL of `Output`, `to_output` and `pack_output`. */

@@ -1,5 +1,5 @@
-// Activations [m, k] of a product stored as f16. params as in gemm_bindings.wgsl.
-@group(0) @binding(2) var<storage, read> a: array<vec4<f16>>;
+// Activations [m, k] of a product. params as in gemm_bindings.wgsl; the alias Activation says how they are stored.
+@group(0) @binding(2) var<storage, read> a: array<vec4<Activation>>;
 
 // Columns 8 * group to 8 * group + 7 of a row.
 fn load_activations(row: u32, group: u32) -> Eight {

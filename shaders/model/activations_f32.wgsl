@@ -1,8 +1,0 @@
-// Activations [m, k] of a product stored as f32. params as in gemm_bindings.wgsl.
-@group(0) @binding(2) var<storage, read> a: array<vec4<f32>>;
-
-// Columns 8 * group to 8 * group + 7 of a row.
-fn load_activations(row: u32, group: u32) -> Eight {
-  let at = params.a_base + row * params.a_stride + 2u * group;
-  return Eight(a[at], a[at + 1u]);
-}
