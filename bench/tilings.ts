@@ -21,9 +21,8 @@ export async function runTilings(options: TilingOptions): Promise<void> {
   const device = await openNodeDevice();
   const { tier, headDim, seqLen, heads, budgetMs } = options;
   const profile = profileDevice(device, tier);
-  const dtype = tier === 'portable' ? 'f32' : 'f16';
   const rows = [];
-  const candidates = candidateTilings(profile, headDim, dtype);
+  const candidates = candidateTilings(profile, headDim);
   const more = options.more ? (JSON.parse(readFileSync(options.more, 'utf8')) as Partial<AttentionTiling>[]) : undefined;
   const tilings = more ? more.map((part) => ({ ...(candidates[0] as AttentionTiling), ...part })) : candidates;
   for (const tiling of tilings) {

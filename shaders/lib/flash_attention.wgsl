@@ -6,89 +6,148 @@
 //   o /= l,   lse = ln(sum_j exp(s_j));   o = 0, lse = -inf for a row that sees none of its tiles' keys
 //
 // A workgroup of TY x TX threads owns BLOCK_M rows of one head. Thread (ty, tx) holds, in registers:
-//   s: rows ty + r * TY (r < ROWS), keys g * 4 * TX + 4 * tx .. + 3 (g < KEY_VECS)    -> ROWS * KEY_VECS vec4
-//   o: the same rows, vec4 columns tx + c * TX (c < COLS)                             -> ROWS * COLS vec4
-// Neighbouring threads alternate between LANE_ROWS rows: two that share a key or a column read one address, which
-// takes NVIDIA's workgroup memory half the cycles.
+//   s: rows 4 * (ty + g * TY) .. + 3 (g < ROW_VECS), the tile's keys tx + i * TX (i < 4 * KEY_VECS)   -> ROWS * KEY_VECS vec4
+//   o: the same rows, vec4 columns tx + c * TX (c < COLS)                                             -> ROWS * COLS vec4
+// Neighbouring threads alternate between LANE_ROWS rows of threads: two that share a key or a column read one address,
+// which takes NVIDIA's workgroup memory half the cycles.
 //
-// q, k and v are staged through workgroup memory: q Q_CHUNK dimensions at a time (HEAD_DIM: once, before the loop),
-// k D_CHUNK dimensions and v V_CHUNK keys at a time, p the 4 * TX keys of one g at a time. So workgroup memory does
-// not depend on the sequence length, and hardly on the head size. Keys and rows past the end are staged as copies
-// of the last one: p is 0 for such keys, and such rows are not written.
+// q, k, p and v are staged through workgroup memory in f32: q Q_CHUNK dimensions at a time (HEAD_DIM: once, before the
+// loop), k D_CHUNK dimensions, then p P_CHUNK and v V_CHUNK keys at a time, where q and k were. So workgroup memory does not
+// depend on the sequence length, and hardly on the head size. q, k and p lie transposed: a vec4 holds one dimension of four
+// rows or keys, or one key of four rows, and what a thread multiplies at a time is the outer product of a few vec4. Keys and
+// rows past the end are staged as copies of the last one: p is 0 for such keys, and such rows are not written.
 //
-// Constants from the pipeline's prelude: HEAD_DIM, BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power
-// of two that divides HEAD_DIM), V_CHUNK; the alias TileVec4 says how staged values are kept (vec4<f32> or
-// vec4<f16>). All arithmetic is f32. UNIT is 1 where compilers should unroll, else params.unit (see there).
+// Constants from the pipeline's prelude: HEAD_DIM, BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power of two
+// that divides HEAD_DIM), P_CHUNK (a multiple of TX that divides BLOCK_N), V_CHUNK (divides P_CHUNK). UNIT is 1 where
+// compilers should unroll, else params.unit (see there).
 // The kernel's own file defines tile_count, key_at and is_visible; lib/row_reduce_*.wgsl defines row_max
 // and row_sum over the TX threads of a row.
 
 const D4: u32 = HEAD_DIM / 4u;
 const ROWS: u32 = BLOCK_M / TY;
-const COLS: u32 = (D4 + TX - 1u) / TX;
+const ROW_VECS: u32 = ROWS / 4u;
 const KEY_VECS: u32 = BLOCK_N / (4u * TX);
+const COLS: u32 = (D4 + TX - 1u) / TX;
 const THREADS: u32 = TX * TY;
 const DC4: u32 = D_CHUNK / 4u;
 const D_CHUNKS: u32 = D4 / DC4;
-const LINES: u32 = THREADS / DC4;             // rows of q or k that all threads stage at once
 const Q_WHOLE: bool = Q_CHUNK == HEAD_DIM;
-const Q_STEP: u32 = select(0u, 1u, Q_WHOLE);  // q_tile's column of dimension 0, over k's first staged dimension
-const Q_STRIDE: u32 = Q_CHUNK / 4u + 1u;      // padded, as K_STRIDE: neighbouring rows fall into different banks
-const K_STRIDE: u32 = DC4 + 1u;
+const Q_STEP: u32 = select(0u, 1u, Q_WHOLE);  // staged vec4 of dimensions of q in front of k's, over k's first one
+const Q_STRIDE: u32 = BLOCK_M / 4u;
+const K_STRIDE: u32 = BLOCK_N / 4u;
+const P_STRIDE: u32 = BLOCK_M / 4u + 2u;       // the same for neighbours that store different keys
 const V_STRIDE: u32 = TX * COLS;
-const P_KEYS: u32 = 4u * TX;
-const P_STRIDE: u32 = TX + 1u;
-const V_CHUNKS: u32 = P_KEYS / V_CHUNK;
+const V_CHUNKS: u32 = BLOCK_N / V_CHUNK;
+// A thread stages four dimensions of four rows or keys at a time, a patch: those of q first, unless it is staged whole.
+const Q_PATCHES: u32 = Q_STRIDE * DC4;
+const Q_AHEAD: u32 = select(Q_PATCHES, 0u, Q_WHOLE);
+const PATCHES: u32 = Q_AHEAD + K_STRIDE * DC4;
+const TURNS: u32 = (PATCHES + THREADS - 1u) / THREADS;
+const V_TURNS: u32 = (V_CHUNK * V_STRIDE + THREADS - 1u) / THREADS;
+const FETCHED: u32 = max(4u * TURNS, V_TURNS);
+// From four dimensions to the next four. Neighbours stage different dimensions of the same rows: padded, they fall into different banks.
+const PAD: u32 = 8u / min(DC4, 8u);
+const Q_GROUP: u32 = 4u * Q_STRIDE + PAD;
+const K_GROUP: u32 = 4u * K_STRIDE + PAD;
 const LN2: f32 = 0.6931471805599453;
 const MASKED: f32 = -2e30;                    // score of a key that a row does not see
 const M_START: f32 = -1e30;                   // above MASKED, so that masked keys get exp2(-1e30) = 0
 const MINUS_INFINITY: u32 = 0xff800000u;      // its bits: WGSL has no literal for it
 
-var<workgroup> q_tile: array<TileVec4, BLOCK_M * Q_STRIDE>;
-var<workgroup> kv_tile: array<TileVec4, max(BLOCK_N * K_STRIDE, V_CHUNK * V_STRIDE)>;
-var<workgroup> p_tile: array<TileVec4, BLOCK_M * P_STRIDE>;
+// Where k, p and v begin in workgroup memory; q is in front.
+const K_AT: u32 = Q_CHUNK / 4u * Q_GROUP;
+const P_AT: u32 = select(0u, K_AT, Q_WHOLE);
+const V_AT: u32 = P_AT + P_CHUNK * P_STRIDE;
+
+var<workgroup> staged: array<vec4<f32>, max(K_AT + DC4 * K_GROUP, V_AT + V_CHUNK * V_STRIDE)>;
 var<workgroup> tile_keys: array<u32, BLOCK_N>;
 
-fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
-  return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+// What this thread stages next, on its way while it multiplies.
+alias Fetched = array<StorageVec4, FETCHED>;
+
+fn q_at(q_head: u32, row: u32, d: u32) -> u32 {
+  return q_head + min(row, params.n_q - 1u) * params.q_row_stride + d;
 }
 
-// Stages dimensions d0 .. d0 + DC4 - 1 (in vec4) of the rows from row0 on, at columns q_d and following of q_tile.
-fn stage_q(thread: u32, q_head: u32, row0: u32, d0: u32, q_d: u32) {
-  let d = thread % DC4;
-  let first = thread / DC4;
-  for (var i = 0u; i < BLOCK_M / LINES * UNIT; i++) {
-    let line = first + i * LINES;
-    let row = min(row0 + line, params.n_q - 1u);
-    q_tile[line * Q_STRIDE + q_d + d] = TileVec4(elements(q[q_head + row * params.q_row_stride + d0 + d]));
+// Four dimensions of four rows; `stride` is from one dimension to the next.
+fn stage_patch(at: u32, stride: u32, x0: StorageVec4, x1: StorageVec4, x2: StorageVec4, x3: StorageVec4) {
+  let a = unpack_vec4(x0);
+  let b = unpack_vec4(x1);
+  let c = unpack_vec4(x2);
+  let d = unpack_vec4(x3);
+  staged[at] = vec4<f32>(a.x, b.x, c.x, d.x);
+  staged[at + stride] = vec4<f32>(a.y, b.y, c.y, d.y);
+  staged[at + 2u * stride] = vec4<f32>(a.z, b.z, c.z, d.z);
+  staged[at + 3u * stride] = vec4<f32>(a.w, b.w, c.w, d.w);
+}
+
+// Stages q whole.
+fn stage_q(thread: u32, q_head: u32, row0: u32) {
+  for (var i = thread; i < Q_STRIDE * D4; i += THREADS) {
+    let d = i % D4;
+    let row = row0 + i / D4 * 4u;
+    stage_patch(
+      d * Q_GROUP + i / D4, Q_STRIDE,
+      q[q_at(q_head, row, d)], q[q_at(q_head, row + 1u, d)], q[q_at(q_head, row + 2u, d)], q[q_at(q_head, row + 3u, d)]);
   }
 }
 
-// Stages the same dimensions of the tile's keys. Key g * 4 * TX + 4 * tx + j goes to line (4 * g + j) * TX + tx:
-// what neighbouring threads read are then neighbours.
-fn stage_k(thread: u32, k_head: u32, last_key: u32, d0: u32) {
-  let d = thread % DC4;
-  let first = thread / DC4;
-  for (var i = 0u; i < BLOCK_N / LINES * UNIT; i++) {
-    let n = first + i * LINES;
-    let key = min(tile_keys[n], last_key);
-    let line = (n / P_KEYS * 4u + n % 4u) * TX + n % P_KEYS / 4u;
-    kv_tile[line * K_STRIDE + d] = TileVec4(elements(k[k_head + key * params.k_row_stride + d0 + d]));
-  }
-}
-
-// Stages V_CHUNK keys of v, from the tile's key n0 on.
-fn stage_v(thread: u32, v_head: u32, last_key: u32, n0: u32) {
-  let first = thread / TX;
-  for (var i = 0u; i < (V_CHUNK + TY - 1u) / TY * UNIT; i++) {
-    let line = first + i * TY;
-    if (V_CHUNK % TY == 0u || line < V_CHUNK) {
-      let row = v_head + min(tile_keys[n0 + line], last_key) * params.v_row_stride;
-      for (var c = 0u; c < COLS; c++) {
-        let d = c * TX + thread % TX;
-        kv_tile[line * V_STRIDE + d] = TileVec4(elements(v[row + min(d, D4 - 1u)]));
+// Loads dimensions d0 .. d0 + DC4 - 1 (in vec4) of the rows from row0 on and of the tile's keys. Loads stand alone in branches without an
+// else: from anywhere else, NVIDIA's compiler moves them to where they are used (bench/NOTES.md).
+fn fetch_qk(x: ptr<function, Fetched>, thread: u32, q_head: u32, row0: u32, k_head: u32, last_key: u32, d0: u32) {
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = thread + turn * THREADS;
+    if (i < Q_AHEAD) {
+      for (var e = 0u; e < 4u; e++) {
+        (*x)[4u * turn + e] = q[q_at(q_head, row0 + i / DC4 * 4u + e, d0 + i % DC4)];
+      }
+    }
+    if (i >= Q_AHEAD && i < PATCHES) {
+      let place = (i - Q_AHEAD) / DC4;
+      let slot = place / TX * (4u * TX) + place % TX;
+      for (var e = 0u; e < 4u; e++) {
+        (*x)[4u * turn + e] = k[k_head + min(tile_keys[slot + e * TX], last_key) * params.k_row_stride + d0 + i % DC4];
       }
     }
   }
+}
+
+fn stage_qk(x: ptr<function, Fetched>, thread: u32) {
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = thread + turn * THREADS;
+    let t = 4u * turn;
+    if (i < Q_AHEAD) {
+      stage_patch(i % DC4 * Q_GROUP + i / DC4, Q_STRIDE, (*x)[t], (*x)[t + 1u], (*x)[t + 2u], (*x)[t + 3u]);
+    } else if (i < PATCHES) {
+      let at = K_AT + i % DC4 * K_GROUP + (i - Q_AHEAD) / DC4;
+      stage_patch(at, K_STRIDE, (*x)[t], (*x)[t + 1u], (*x)[t + 2u], (*x)[t + 3u]);
+    }
+  }
+}
+
+// Loads V_CHUNK keys of v, from the tile's key n0 on.
+fn fetch_v(x: ptr<function, Fetched>, thread: u32, v_head: u32, last_key: u32, n0: u32) {
+  for (var turn = 0u; turn < V_TURNS; turn++) {
+    let i = thread + turn * THREADS;
+    if (V_CHUNK * V_STRIDE % THREADS == 0u || i < V_CHUNK * V_STRIDE) {
+      let key = min(tile_keys[n0 + i / V_STRIDE], last_key);
+      (*x)[turn] = v[v_head + key * params.v_row_stride + min(i % V_STRIDE, D4 - 1u)];
+    }
+  }
+}
+
+fn stage_v(x: ptr<function, Fetched>, thread: u32) {
+  for (var turn = 0u; turn < V_TURNS; turn++) {
+    let i = thread + turn * THREADS;
+    if (V_CHUNK * V_STRIDE % THREADS == 0u || i < V_CHUNK * V_STRIDE) {
+      staged[V_AT + i] = unpack_vec4((*x)[turn]);
+    }
+  }
+}
+
+// Element i of x. Registers have no run-time index.
+fn pick(x: vec4<f32>, i: u32) -> f32 {
+  return select(select(x.x, x.y, i == 1u), select(x.z, x.w, i == 3u), i >= 2u);
 }
 
 @compute @workgroup_size(LANE_ROWS, TX, TY / LANE_ROWS)
@@ -113,19 +172,21 @@ fn main(
     m[r] = M_START;
   }
   if (Q_WHOLE) {
-    for (var chunk = 0u; chunk < D_CHUNKS * params.unit; chunk++) {
-      stage_q(thread, q_head, row0, chunk * DC4, chunk * DC4);
-    }
+    stage_q(thread, q_head, row0);
   }
 
   let tiles = tile_count(entry, row0);
   if (tiles == 0u) {
     return;  // This head has another pattern (FlexPrefill), whose kernel writes its rows.
   }
+  var fetched: Fetched;
   for (var tile = 0u; tile < tiles; tile++) {
     if (thread < BLOCK_N) {
       tile_keys[thread] = key_at(entry, row0, tile, thread);
     }
+
+    workgroupBarrier();
+    fetch_qk(&fetched, thread, q_head, row0, k_head, last_key, 0u);
 
     // s = q k^T
     var s: array<vec4<f32>, ROWS * KEY_VECS>;
@@ -136,25 +197,29 @@ fn main(
       let d0 = min(chunk, D_CHUNKS - 1u) * DC4;
       let q_d = d0 * Q_STEP;
       workgroupBarrier();
-      if (!Q_WHOLE) {
-        stage_q(thread, q_head, row0, d0, 0u);
-      }
-      stage_k(thread, k_head, last_key, d0);
+      stage_qk(&fetched, thread);
       workgroupBarrier();
-      for (var d = 0u; d < DC4 * UNIT; d++) {
-        var keys: array<vec4<f32>, 4u * KEY_VECS>;
-        for (var j = 0u; j < 4u * KEY_VECS; j++) {
-          keys[j] = vec4<f32>(kv_tile[(j * TX + tx) * K_STRIDE + d]);
-        }
-        for (var r = 0u; r < ROWS; r++) {
-          let q_row = vec4<f32>(q_tile[(ty + r * TY) * Q_STRIDE + q_d + d]);
+      if (chunk + 1u < D_CHUNKS) {
+        fetch_qk(&fetched, thread, q_head, row0, k_head, last_key, d0 + DC4);
+      }
+      if (chunk + 1u == D_CHUNKS) {
+        fetch_v(&fetched, thread, v_head, last_key, 0u);
+      }
+      for (var group = 0u; group < DC4 * UNIT; group++) {
+        for (var e = 0u; e < 4u; e++) {
+          var keys: array<vec4<f32>, KEY_VECS>;
           for (var g = 0u; g < KEY_VECS; g++) {
-            let sum = s[r * KEY_VECS + g];
-            s[r * KEY_VECS + g] = vec4<f32>(
-              dot_add(q_row, keys[4u * g], sum.x),
-              dot_add(q_row, keys[4u * g + 1u], sum.y),
-              dot_add(q_row, keys[4u * g + 2u], sum.z),
-              dot_add(q_row, keys[4u * g + 3u], sum.w));
+            keys[g] = staged[K_AT + group * K_GROUP + e * K_STRIDE + tx + g * TX];
+          }
+          for (var rows = 0u; rows < ROW_VECS; rows++) {
+            let x = staged[(q_d + group) * Q_GROUP + e * Q_STRIDE + ty + rows * TY];
+            let at = 4u * rows * KEY_VECS;
+            for (var g = 0u; g < KEY_VECS; g++) {
+              s[at + g] = fma(vec4<f32>(x.x), keys[g], s[at + g]);
+              s[at + KEY_VECS + g] = fma(vec4<f32>(x.y), keys[g], s[at + KEY_VECS + g]);
+              s[at + 2u * KEY_VECS + g] = fma(vec4<f32>(x.z), keys[g], s[at + 2u * KEY_VECS + g]);
+              s[at + 3u * KEY_VECS + g] = fma(vec4<f32>(x.w), keys[g], s[at + 3u * KEY_VECS + g]);
+            }
           }
         }
       }
@@ -166,10 +231,10 @@ fn main(
       m_new[r] = m[r];
     }
     for (var g = 0u; g < KEY_VECS; g++) {
-      let n = g * P_KEYS + 4u * tx;
-      let keys = vec4<u32>(tile_keys[n], tile_keys[n + 1u], tile_keys[n + 2u], tile_keys[n + 3u]);
+      let slot = 4u * g * TX + tx;
+      let keys = vec4<u32>(tile_keys[slot], tile_keys[slot + TX], tile_keys[slot + 2u * TX], tile_keys[slot + 3u * TX]);
       for (var r = 0u; r < ROWS; r++) {
-        let position = params.q_offset + row0 + ty + r * TY;
+        let position = params.q_offset + row0 + 4u * (ty + r / 4u * TY) + r % 4u;
         let visible = vec4<bool>(
           is_visible(entry, position, keys.x),
           is_visible(entry, position, keys.y),
@@ -196,34 +261,46 @@ fn main(
     }
 
     // o += p v
-    for (var g = 0u; g < KEY_VECS * params.unit; g++) {
-      for (var chunk = 0u; chunk < V_CHUNKS * params.unit; chunk++) {
-        let n0 = min(chunk, V_CHUNKS - 1u) * V_CHUNK;
-        workgroupBarrier();
-        if (chunk == 0u) {
-          for (var r = 0u; r < ROWS; r++) {
-            // Registers have no run-time index; KEY_VECS is 1 or 2.
-            let p = select(s[r * KEY_VECS], s[(r + 1u) * KEY_VECS - 1u], g > 0u);
-            p_tile[(ty + r * TY) * P_STRIDE + tx] = TileVec4(p);
+    for (var chunk = 0u; chunk < V_CHUNKS * params.unit; chunk++) {
+      let n0 = min(chunk, V_CHUNKS - 1u) * V_CHUNK;
+      workgroupBarrier();
+      if (n0 % P_CHUNK == 0u) {
+        for (var j = 0u; j < P_CHUNK / TX; j++) {
+          let i = n0 / TX + j;
+          for (var rows = 0u; rows < ROW_VECS; rows++) {
+            var p: vec4<f32>;
+            for (var e = 0u; e < 4u; e++) {
+              let r = 4u * rows + e;
+              var x = s[r * KEY_VECS];
+              for (var g = 1u; g < KEY_VECS; g++) {
+                x = select(x, s[r * KEY_VECS + g], i / 4u == g);
+              }
+              p[e] = pick(x, i % 4u);
+            }
+            staged[P_AT + (j * TX + tx) * P_STRIDE + ty + rows * TY] = p;
           }
         }
-        stage_v(thread, v_head, last_key, min(g, KEY_VECS - 1u) * P_KEYS + n0);
-        workgroupBarrier();
-        for (var n = 0u; n < V_CHUNK / 4u * UNIT; n++) {
-          var p: array<vec4<f32>, ROWS>;
-          for (var r = 0u; r < ROWS; r++) {
-            p[r] = vec4<f32>(p_tile[(ty + r * TY) * P_STRIDE + n0 / 4u + n]);
-          }
+      }
+      stage_v(&fetched, thread);
+      workgroupBarrier();
+      if (n0 + V_CHUNK < BLOCK_N) {
+        fetch_v(&fetched, thread, v_head, last_key, n0 + V_CHUNK);
+      }
+      for (var group = 0u; group < V_CHUNK / 4u * UNIT; group++) {
+        for (var e = 0u; e < 4u; e++) {
+          let n = 4u * group + e;
+          var values: array<vec4<f32>, COLS>;
           for (var c = 0u; c < COLS; c++) {
-            let at = 4u * n * V_STRIDE + c * TX + tx;
-            let v0 = vec4<f32>(kv_tile[at]);
-            let v1 = vec4<f32>(kv_tile[at + V_STRIDE]);
-            let v2 = vec4<f32>(kv_tile[at + 2u * V_STRIDE]);
-            let v3 = vec4<f32>(kv_tile[at + 3u * V_STRIDE]);
-            for (var r = 0u; r < ROWS; r++) {
-              let sum = o_acc[r * COLS + c];
-              o_acc[r * COLS + c] = fma(
-                vec4<f32>(p[r].w), v3, fma(vec4<f32>(p[r].z), v2, fma(vec4<f32>(p[r].y), v1, fma(vec4<f32>(p[r].x), v0, sum))));
+            values[c] = staged[V_AT + n * V_STRIDE + c * TX + tx];
+          }
+          for (var rows = 0u; rows < ROW_VECS; rows++) {
+            let p = staged[P_AT + (n0 % P_CHUNK + n) * P_STRIDE + ty + rows * TY];
+            let at = 4u * rows * COLS;
+            for (var c = 0u; c < COLS; c++) {
+              o_acc[at + c] = fma(vec4<f32>(p.x), values[c], o_acc[at + c]);
+              o_acc[at + COLS + c] = fma(vec4<f32>(p.y), values[c], o_acc[at + COLS + c]);
+              o_acc[at + 2u * COLS + c] = fma(vec4<f32>(p.z), values[c], o_acc[at + 2u * COLS + c]);
+              o_acc[at + 3u * COLS + c] = fma(vec4<f32>(p.w), values[c], o_acc[at + 3u * COLS + c]);
             }
           }
         }
@@ -234,7 +311,7 @@ fn main(
 
   row_sum(&l, tx, ty);
   for (var r = 0u; r < ROWS; r++) {
-    let row = row0 + ty + r * TY;
+    let row = row0 + 4u * (ty + r / 4u * TY) + r % 4u;
     if (row < params.n_q) {
       let seen = l[r] > 0.0;
       let inv_l = select(0.0, 1.0 / l[r], seen);

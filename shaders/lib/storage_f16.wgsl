@@ -1,11 +1,6 @@
 // Tensors stored as f16 on a device with `shader-f16`: four consecutive elements of a row are one vec4<f16>.
 alias StorageVec4 = vec4<f16>;
 
-// The elements as they are stored.
-fn elements(x: StorageVec4) -> vec4<f16> {
-  return x;
-}
-
 fn unpack_vec4(x: StorageVec4) -> vec4<f32> {
   return vec4<f32>(x);
 }

@@ -2,11 +2,6 @@
 // u32 words, converted by WebGPU's core pack and unpack builtins.
 alias StorageVec4 = vec2<u32>;
 
-// The elements, as numbers that this device can compute with.
-fn elements(x: StorageVec4) -> vec4<f32> {
-  return unpack_vec4(x);
-}
-
 fn unpack_vec4(x: StorageVec4) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y));
 }

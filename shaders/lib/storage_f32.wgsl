@@ -1,11 +1,6 @@
 // Tensors stored as f32: four consecutive elements of a row are one vec4<f32>.
 alias StorageVec4 = vec4<f32>;
 
-// The elements as they are stored.
-fn elements(x: StorageVec4) -> vec4<f32> {
-  return x;
-}
-
 fn unpack_vec4(x: StorageVec4) -> vec4<f32> {
   return x;
 }

@@ -115,7 +115,7 @@ function tilingOf(profile: DeviceProfile, headDim: number): { tiling: TilingSumm
         blockM: plain.blockM,
         blockN: plain.blockN,
         threads: plain.threadsX * plain.threadsY,
-        staged: plain.tile,
+        staged: 'f32',
         workgroupBytes: workgroupBytes(headDim, plain),
       },
     };

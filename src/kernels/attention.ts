@@ -12,7 +12,6 @@ import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelin
 import type { DeviceProfile } from '../device/profile.js';
 import { MinferenceError } from '../errors.js';
 import { prelude, type StorageFormat, storageLibrary } from './shader_text.js';
-import type { DType } from './tensor.js';
 
 /** Rows of a block that shares one sparse index, and keys of a block of the block-sparse pattern. */
 export const INDEX_BLOCK = 64;
@@ -26,21 +25,21 @@ export type AttentionKernel = 'dense' | 'a_shape' | 'vertical_slash' | 'block_sp
 /** How a portable- or f16-tier attention kernel is tiled; see shaders/lib/flash_attention.wgsl. */
 export interface AttentionTiling {
   /** Query rows of a workgroup. */
-  readonly blockM: 32 | 64;
-  /** Keys of a tile: 4 or 8 times `threadsX`. */
-  readonly blockN: 32 | 64 | 128;
+  readonly blockM: 64;
+  /** Keys of a tile: a multiple of four times `threadsX`, and at most as many as threads. */
+  readonly blockN: 64 | 128;
   readonly threadsX: 8 | 16;
-  readonly threadsY: 4 | 8 | 16;
+  readonly threadsY: 8 | 16;
   /** Rows that neighbouring threads alternate between. */
   readonly laneRows: 1 | 2;
   /** Stage q once, instead of `dChunk` dimensions of it with each chunk of k. */
   readonly wholeQ: boolean;
   /** Dimensions of k staged at a time; divides the head size. */
-  readonly dChunk: 16 | 32 | 64;
-  /** Keys of v staged at a time; at most 4 times `threadsX`. */
-  readonly vChunk: 4 | 8 | 16 | 32 | 64;
-  /** How staged values are kept. */
-  readonly tile: 'f32' | 'f16';
+  readonly dChunk: 16 | 32;
+  /** Keys of p staged at a time: a multiple of `threadsX` that divides `blockN`. */
+  readonly pChunk: 8 | 16 | 32;
+  /** Keys of v staged at a time; divides `pChunk`. */
+  readonly vChunk: 4 | 8 | 16 | 32;
   /** Reduce rows by subgroup exchange instead of through workgroup memory. */
   readonly subgroups: boolean;
   /** Literal bounds for the inner loops, so that compilers unroll them; software adapters compile that for minutes. */
@@ -50,132 +49,98 @@ export interface AttentionTiling {
 /** A short name of a tiling, which says all of it. */
 export function tilingName(t: AttentionTiling): string {
   const threads = `${t.threadsX}x${t.threadsY}${t.laneRows === 2 ? ' pairs' : ''}`;
-  const chunks = `q${t.wholeQ ? '*' : t.dChunk} k${t.dChunk} v${t.vChunk}`;
-  return `${t.blockM}x${t.blockN} t${threads} ${chunks} ${t.tile}${t.subgroups ? ' sg' : ''}${t.unroll ? ' unrolled' : ''}`;
+  const chunks = `q${t.wholeQ ? '*' : t.dChunk} k${t.dChunk} p${t.pChunk} v${t.vChunk}`;
+  return `${t.blockM}x${t.blockN} t${threads} ${chunks}${t.subgroups ? ' sg' : ''}${t.unroll ? ' unrolled' : ''}`;
 }
 
 /** Bytes of workgroup memory that a tiling takes. */
 export function workgroupBytes(headDim: number, t: AttentionTiling): number {
-  const columns = Math.ceil(headDim / 4 / t.threadsX);
-  const q = t.blockM * ((t.wholeQ ? headDim : t.dChunk) / 4 + 1);
-  const kv = Math.max(t.blockN * (t.dChunk / 4 + 1), t.vChunk * t.threadsX * columns);
-  const p = t.blockM * (t.threadsX + 1);
-  const vec4 = t.tile === 'f16' ? 8 : 16;
-  return (q + kv + p) * vec4 + t.blockN * 4 + (t.subgroups ? 0 : t.blockM * t.threadsX * 4);
+  const groups = t.dChunk / 4;
+  const pad = 32 / Math.min(groups, 8);
+  const v = t.vChunk * t.threadsX * Math.ceil(headDim / 4 / t.threadsX) * 4;
+  const q = ((t.wholeQ ? headDim : t.dChunk) / 4) * (4 * t.blockM + pad);
+  const k = groups * (4 * t.blockN + pad);
+  const pv = t.pChunk * (t.blockM + 8) + v;
+  const floats = t.wholeQ ? q + Math.max(k, pv) : Math.max(q + k, pv);
+  return 4 * (floats + t.blockN + (t.subgroups ? 0 : t.blockM * t.threadsX));
 }
 
-/** Vec4 accumulators (scores and outputs) that each thread keeps in registers. */
-export function accumulators(headDim: number, t: AttentionTiling): number {
-  return (t.blockM / t.threadsY) * (t.blockN / 4 / t.threadsX + Math.ceil(headDim / 4 / t.threadsX));
-}
-
-type Shape = readonly [
-  blockM: AttentionTiling['blockM'],
+/** `[blockN, threadsX, threadsY, dChunk, pChunk, vChunk]` of a tiling with 64 rows. */
+type TilingNumbers = readonly [
   blockN: AttentionTiling['blockN'],
   threadsX: AttentionTiling['threadsX'],
   threadsY: AttentionTiling['threadsY'],
+  dChunk: AttentionTiling['dChunk'],
+  pChunk: AttentionTiling['pChunk'],
+  vChunk: AttentionTiling['vChunk'],
 ];
 
 /**
- * Tiles and threads for a head size, best first. GPUs want many multiply-adds for each staged value that a thread reads,
- * and registers for several workgroups a multiprocessor (bench/NOTES.md). Software adapters want short shaders.
+ * What GPUs take for a head size, the fastest on an H100 first (bench/NOTES.md): small chunks, which leave room for several workgroups
+ * a multiprocessor. The last one needs no more than any device has, 16 KiB and 256 threads, also without subgroups.
  */
-function tileShapes(headDim: number, software: boolean): readonly Shape[] {
+function gpuTilings(headDim: number): readonly TilingNumbers[] {
+  if (headDim > 128) {
+    return [
+      [64, 16, 16, 32, 16, 8],
+      [128, 16, 16, 16, 16, 8],
+      [64, 16, 16, 16, 16, 8],
+      [64, 16, 16, 16, 16, 4],
+    ];
+  }
+  if (headDim === 128) {
+    return [
+      [128, 16, 16, 16, 16, 16],
+      [64, 16, 16, 16, 16, 16],
+      [64, 8, 16, 16, 16, 16],
+    ];
+  }
   // 16 threads a row are wasted on heads that have fewer columns.
-  const wide: Shape[] = headDim % 64 === 0 ? [[64, 64, 16, headDim > 128 ? 16 : 8]] : [];
-  if (software) return wide;
-  if (headDim > 128) return [[64, 128, 16, 16], ...wide];
-  if (headDim === 128) return [...wide, [64, 128, 16, 8], [64, 64, 8, 16]];
-  if (headDim === 64) return [[64, 64, 8, 8], [64, 128, 16, 8], [64, 64, 8, 16], ...wide];
-  return headDim === 32
-    ? [
-        [64, 64, 8, 8],
-        [64, 64, 8, 16],
-      ]
-    : [
-        [64, 64, 8, 16],
-        [64, 64, 8, 8],
-      ];
-}
-
-/** Tiles and threads for devices with little workgroup memory. */
-function smallShapes(headDim: number): readonly Shape[] {
+  if (headDim === 64) {
+    return [
+      [64, 8, 16, 16, 16, 16],
+      [64, 16, 8, 16, 32, 32],
+      [128, 8, 16, 16, 16, 16],
+      [64, 8, 16, 16, 8, 8],
+    ];
+  }
   return [
-    [64, 32, 8, headDim > 128 ? 16 : 8],
-    [32, 32, 8, headDim > 128 ? 8 : 4],
+    [64, 8, 16, 32, 16, 16],
+    [64, 8, 16, 16, 16, 16],
+    [128, 8, 16, 16, 16, 16],
+    [64, 8, 16, 16, 8, 8],
   ];
 }
 
-// Dimensions of k and keys of v staged at a time. On GPUs small chunks leave room for more workgroups, which counts for
-// more than fewer barriers; on software adapters barriers cost most.
-const GPU_CHUNKS = [
-  [16, 16],
-  [32, 32],
-  [64, 64],
-  [16, 8],
-  [16, 4],
-] as const;
-const SOFTWARE_CHUNKS = [
-  [64, 64],
-  [64, 32],
-  [32, 32],
-  [32, 16],
-  [16, 32],
-  [16, 16],
-  [16, 8],
-  [16, 4],
-] as const;
+/** What software adapters take, best first: few sums a thread, which compile in half the time. */
+const SOFTWARE_TILINGS: readonly TilingNumbers[] = [
+  [64, 8, 16, 16, 16, 16],
+  [64, 8, 16, 16, 16, 8],
+  [64, 8, 16, 16, 8, 4],
+];
 
 /**
  * The tilings of a head size that fit a device, best first: {@link chooseTiling} takes the first, benchmarks time all.
- * For each shape and each type of staged values, the chunks that fit, q in chunks too or staged whole.
  */
-export function candidateTilings(profile: DeviceProfile, headDim: number, dtype: DType = 'f16'): AttentionTiling[] {
-  // f32 tensors are staged as f32. Staging f16 as f32 saves conversions and costs memory.
-  const tiles = profile.tier === 'portable' || dtype === 'f32' ? (['f32'] as const) : (['f16', 'f32'] as const);
-  const list = (shapes: readonly Shape[]): AttentionTiling[] =>
-    shapes.flatMap((shape) => tiles.flatMap((tile) => tilingsOfShape(profile, headDim, shape, tile)));
-  const best = list(tileShapes(headDim, profile.software));
-  return best.length > 0 ? best : list(smallShapes(headDim));
-}
-
-function tilingsOfShape(
-  profile: DeviceProfile,
-  headDim: number,
-  [blockM, blockN, threadsX, threadsY]: Shape,
-  tile: AttentionTiling['tile'],
-): AttentionTiling[] {
+export function candidateTilings(profile: DeviceProfile, headDim: number): AttentionTiling[] {
   const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: threads } = profile.limits;
-  if (threadsX * threadsY > threads) return [];
   const unroll = !profile.software;
   const exchange = profile.tier !== 'portable' && profile.subgroups;
-  const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
-  const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
-  const fitting = (wholeQ: boolean): AttentionTiling[] =>
-    (unroll ? GPU_CHUNKS : SOFTWARE_CHUNKS)
-      .map(
-        ([dChunk, vChunk]): AttentionTiling => ({
-          blockM,
-          blockN,
-          threadsX,
-          threadsY,
-          laneRows,
-          wholeQ,
-          dChunk,
-          vChunk,
-          tile,
-          subgroups,
-          unroll,
-        }),
-      )
-      .filter((t) => headDim % t.dChunk === 0 && t.vChunk <= 4 * threadsX && workgroupBytes(headDim, t) <= memory);
-  const [whole] = fitting(true);
-  const chunked = fitting(false);
-  if (unroll) return [...chunked.slice(0, 3), ...(whole ? [whole] : [])];
-  const [first] = chunked;
-  if (!first) return [];
-  const sameChunks = whole?.dChunk === first.dChunk && whole.vChunk === first.vChunk;
-  return [...(whole && sameChunks ? [whole] : []), ...(first.dChunk < headDim ? [first] : [])];
+  const tilings = (unroll ? gpuTilings(headDim) : SOFTWARE_TILINGS).flatMap(
+    ([blockN, threadsX, threadsY, dChunk, pChunk, vChunk]): AttentionTiling[] => {
+      const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
+      const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
+      const t = { blockM: 64, blockN, threadsX, threadsY, laneRows, dChunk, pChunk, vChunk, subgroups, unroll } as const;
+      return unroll ? [{ ...t, wholeQ: false }] : [true, false].map((wholeQ) => ({ ...t, wholeQ }));
+    },
+  );
+  return tilings.filter(
+    (t) =>
+      headDim % t.dChunk === 0 &&
+      t.threadsX * t.threadsY <= threads &&
+      t.threadsX * t.threadsY >= t.blockN &&
+      workgroupBytes(headDim, t) <= memory,
+  );
 }
 
 /**
@@ -184,8 +149,8 @@ function tilingsOfShape(
  *
  * @throws {@link MinferenceError} `limit` when none fits.
  */
-export function chooseTiling(profile: DeviceProfile, headDim: number, dtype: DType = 'f16'): AttentionTiling {
-  const [best] = candidateTilings(profile, headDim, dtype);
+export function chooseTiling(profile: DeviceProfile, headDim: number): AttentionTiling {
+  const [best] = candidateTilings(profile, headDim);
   if (!best) {
     const memory = profile.limits.maxComputeWorkgroupStorageSize;
     throw new MinferenceError('limit', `no attention tiling for head size ${headDim} fits ${memory} bytes of workgroup memory`, {
@@ -216,9 +181,8 @@ export function attentionShader(
 ): ShaderSpec {
   const t = tiling;
   const head = prelude({
-    f16: storage === 'f16' || t.tile === 'f16',
+    f16: storage === 'f16',
     subgroups: t.subgroups,
-    aliases: { TileVec4: t.tile === 'f16' ? 'vec4<f16>' : 'vec4<f32>' },
     constants: {
       HEAD_DIM: headDim,
       BLOCK_M: t.blockM,
@@ -228,11 +192,14 @@ export function attentionShader(
       LANE_ROWS: t.laneRows,
       Q_CHUNK: t.wholeQ ? headDim : t.dChunk,
       D_CHUNK: t.dChunk,
+      P_CHUNK: t.pChunk,
       V_CHUNK: t.vChunk,
       ...(t.unroll ? { UNIT: 1 } : {}),
     },
   });
   const spec = { label: `${kernel} D=${headDim} ${storage} ${tilingName(t)}`, bindings: ATTENTION_BINDINGS };
+  const x = t as AttentionTiling & { replace?: [string, string][]; label?: string };
+  spec.label += x.label ?? '';
   return lazyShader(spec, () =>
     [
       head,

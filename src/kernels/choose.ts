@@ -40,7 +40,7 @@ export function chooseKernelTiling(
   dtype: DType,
 ): { readonly matrix: MatrixTiling } | { readonly matrix: undefined; readonly plain: AttentionTiling } {
   const matrix = matrixTiling(profile, kernel, headDim, dtype);
-  return matrix ? { matrix } : { matrix: undefined, plain: profile.tilings?.plain ?? chooseTiling(profile, headDim, dtype) };
+  return matrix ? { matrix } : { matrix: undefined, plain: profile.tilings?.plain ?? chooseTiling(profile, headDim) };
 }
 
 /**

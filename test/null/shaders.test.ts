@@ -24,7 +24,7 @@ test('every shader variant compiles without a message', async () => {
         for (const headDim of HEAD_DIMS) {
           for (const dtype of ['f16', 'f32'] as const) {
             const storage = storageFormat(profile, dtype);
-            const tilings = [false, true].flatMap((software) => candidateTilings({ ...profile, software }, headDim, dtype));
+            const tilings = [false, true].flatMap((software) => candidateTilings({ ...profile, software }, headDim));
             expect(tilings.length).toBeGreaterThan(1);
             const specs = [
               ...tilings.flatMap((tiling) =>
