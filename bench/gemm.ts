@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { Float16Array } from '@petamoriken/float16';
 import type { Command } from 'commander';
 import { openNodeDevice } from '../src/device/node.js';
@@ -8,11 +9,14 @@ import { Recorder } from '../src/device/recorder.js';
 import { matrixShapes, SUBGROUP_SIZE } from '../src/device/subgroup_matrix.js';
 import {
   GEMV_ROWS,
+  type GemmTiling,
   type GemvTiling,
   gemmParams,
+  gemmShader,
   gemvShader,
   gemvWorkgroups,
   type ModelKernels,
+  plainGemmName,
   productShader,
 } from '../src/model/gemm.js';
 import {
@@ -54,6 +58,8 @@ interface Options {
   readonly gemv?: string;
   readonly ablate?: true | string;
   readonly tiled: boolean;
+  readonly plain?: string;
+  readonly matrix: boolean;
   readonly zeros: boolean;
   readonly json?: string;
 }
@@ -116,6 +122,15 @@ class GemmBench {
       m,
     );
     return { name: m <= GEMV_ROWS ? 'gemv' : 'tiled', shader, workgroups };
+  }
+
+  /** The kernel without subgroup matrices in a tiling. */
+  tiled(tiling: GemmTiling, type: WeightType, { m, n }: Size): Variant {
+    return {
+      name: plainGemmName(tiling),
+      shader: gemmShader(this.kernels, type, 'activation', false, tiling),
+      workgroups: [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)],
+    };
   }
 
   /** The kernel of decoding in a tiling. */
@@ -298,7 +313,7 @@ async function run(options: Options): Promise<void> {
   for (const m of options.rows.split(',').map(Number)) {
     const sizes = parseSizes(options.sizes, m);
     const first = sizes[0] as Size;
-    let best = m > GEMV_ROWS ? tilings : [];
+    let best = m > GEMV_ROWS && options.matrix ? tilings : [];
     if (options.ablate) {
       const variants = best.flatMap((t) => parts.map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)));
       all.push(...(await bench.measure(types[0] ?? 'f16', first, variants, passes, warmMs)));
@@ -324,6 +339,10 @@ async function run(options: Options): Promise<void> {
         const variants = best.map((t) => bench.matrix(t, type, size));
         if (m <= GEMV_ROWS && options.gemv)
           variants.push(...parseGemvTilings(options.gemv).map((t) => bench.gemv(t, type, size)));
+        if (options.plain)
+          variants.push(
+            ...(JSON.parse(readFileSync(options.plain, 'utf8')) as GemmTiling[]).map((t) => bench.tiled(t, type, size)),
+          );
         if (options.tiled || variants.length === 0) variants.push(bench.plain(type, size));
         all.push(...(await bench.measure(type, size, variants, passes, warmMs)));
       }
@@ -361,6 +380,8 @@ export function addGemmCommand(program: Command): void {
     .option('--passes <n>', 'timed passes, the median counts', '20')
     .option('--warm-ms <ms>', 'GPU time before each measurement', '300')
     .option('--no-tiled', 'leave out the kernel without subgroup matrices')
+    .option('--no-matrix', 'leave out the kernels on subgroup matrices')
+    .option('--plain <file>', 'JSON list of tilings of the kernel without them')
     .option('--zeros', 'operands of zeros, which draw less power: what a kernel could do at a higher clock', false)
     .option('--json <file>', 'writes all measurements')
     .action(run);

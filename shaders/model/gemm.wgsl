@@ -1,84 +1,138 @@
 // C[m, n] (+)= A[m, k] W[n, k]^T + bias[n] for many rows, f32 arithmetic.
 //
 // A workgroup of TY x TX threads computes BLOCK_M x BLOCK_N elements. A and W are staged through workgroup memory DEPTH
-// columns at a time, W dequantised on its way. Thread (ty, tx) holds rows ty + r * TY (r < ROWS) and columns
-// tx + c * TX (c < COLS) of C in registers, and multiplies four columns of A and W at a time.
+// columns at a time, W dequantised on its way, and transposed: four rows of one column are a vec4, so that a thread reads
+// with two or four vec4 all that ROWS x COLS products need. Thread (ty, tx) holds rows 4 * (ty + g * TY) .. + 3 and columns
+// 4 * (tx + g * TX) .. + 3 of C in registers. Neighbouring threads alternate between LANE_ROWS rows of threads, as in
+// lib/flash_attention.wgsl.
 //
-// Constants from the pipeline's prelude: BLOCK_M, BLOCK_N, TX, TY, DEPTH, ADD (1: add to what C holds), HAS_BIAS; the aliases
-// Activation and TileVec4 say how A is stored and staged.
+// Constants from the pipeline's prelude: BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, DEPTH (8, 16 or 32), ADD (1: add to what C
+// holds), HAS_BIAS; the alias Activation says how A is stored. UNIT is 1 where compilers should unroll, else params.unit.
 // Bindings: 0 params, 1 weights, 2 A, 3 bias, 4 C. Workgroups: (m / BLOCK_M, n / BLOCK_N), rounded up.
 
 @group(0) @binding(2) var<storage, read> a: array<vec4<Activation>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> c: array<Output>;
 
-const ROWS: u32 = BLOCK_M / TY;
-const COLS: u32 = BLOCK_N / TX;
+const ROW_VECS: u32 = BLOCK_M / TY / 4u;
+const COL_VECS: u32 = BLOCK_N / TX / 4u;
 const THREADS: u32 = TX * TY;
 const DEPTH4: u32 = DEPTH / 4u;
-const STRIDE: u32 = DEPTH4 + 1u;      // padded: neighbouring rows fall into different banks
+const DEPTH8: u32 = DEPTH / 8u;
+const A_STRIDE: u32 = BLOCK_M / 4u;
+const W_STRIDE: u32 = BLOCK_N / 4u;
+// What a thread stages at a time: four rows of A and four columns of them, four rows of W and eight columns.
+const A_PATCHES: u32 = A_STRIDE * DEPTH4;
+const W_PATCHES: u32 = W_STRIDE * DEPTH8;
+const A_TURNS: u32 = (A_PATCHES + THREADS - 1u) / THREADS;
+const W_TURNS: u32 = (W_PATCHES + THREADS - 1u) / THREADS;
+// From four columns to the next four. Neighbours stage different columns of the same rows: padded, they fall into different banks.
+const PAD: u32 = 8u / DEPTH4;
+const A_GROUP: u32 = 4u * A_STRIDE + PAD;
+const W_GROUP: u32 = 4u * W_STRIDE + PAD;
 
-var<workgroup> a_tile: array<TileVec4, BLOCK_M * STRIDE>;
-var<workgroup> w_tile: array<TileVec4, BLOCK_N * STRIDE>;
+var<workgroup> a_tile: array<vec4<f32>, DEPTH4 * A_GROUP>;
+var<workgroup> w_tile: array<vec4<f32>, DEPTH4 * W_GROUP>;
 
-fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
-  return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
+fn load_a(row: u32, group: u32) -> vec4<f32> {
+  return vec4<f32>(a[params.a_base + min(row, params.m - 1u) * params.a_stride + group]);
 }
 
-@compute @workgroup_size(TX, TY)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let tx = local.x;
-  let ty = local.y;
-  let thread = ty * TX + tx;
+// Stages columns 4 * group .. + 3 of the four rows x0 to x3 of W.
+fn stage_w(rows: u32, group: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) {
+  let at = group * W_GROUP + rows;
+  w_tile[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
+  w_tile[at + W_STRIDE] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
+  w_tile[at + 2u * W_STRIDE] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
+  w_tile[at + 3u * W_STRIDE] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
+}
+
+// Stages DEPTH columns of A and W, from k0 on.
+fn stage(thread: u32, row0: u32, column0: u32, k0: u32) {
+  for (var turn = 0u; turn < A_TURNS * UNIT; turn++) {
+    let i = thread + turn * THREADS;
+    if (A_PATCHES % THREADS == 0u || i < A_PATCHES) {
+      let rows = i / DEPTH4;
+      let group = i % DEPTH4;
+      let x0 = load_a(row0 + 4u * rows, k0 / 4u + group);
+      let x1 = load_a(row0 + 4u * rows + 1u, k0 / 4u + group);
+      let x2 = load_a(row0 + 4u * rows + 2u, k0 / 4u + group);
+      let x3 = load_a(row0 + 4u * rows + 3u, k0 / 4u + group);
+      let at = group * A_GROUP + rows;
+      a_tile[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
+      a_tile[at + A_STRIDE] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
+      a_tile[at + 2u * A_STRIDE] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
+      a_tile[at + 3u * A_STRIDE] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
+    }
+  }
+  for (var turn = 0u; turn < W_TURNS * UNIT; turn++) {
+    // First those threads that had no rows of A.
+    let i = (thread + THREADS - A_PATCHES % THREADS) % THREADS + turn * THREADS;
+    if (W_PATCHES % THREADS == 0u || i < W_PATCHES) {
+      let rows = i / DEPTH8;
+      let group = i % DEPTH8;
+      let x0 = load_weights(min(column0 + 4u * rows, params.n - 1u), k0 / 8u + group);
+      let x1 = load_weights(min(column0 + 4u * rows + 1u, params.n - 1u), k0 / 8u + group);
+      let x2 = load_weights(min(column0 + 4u * rows + 2u, params.n - 1u), k0 / 8u + group);
+      let x3 = load_weights(min(column0 + 4u * rows + 3u, params.n - 1u), k0 / 8u + group);
+      stage_w(rows, 2u * group, x0.lo, x1.lo, x2.lo, x3.lo);
+      stage_w(rows, 2u * group + 1u, x0.hi, x1.hi, x2.hi, x3.hi);
+    }
+  }
+}
+
+@compute @workgroup_size(LANE_ROWS, TX, TY / LANE_ROWS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(local_invocation_id) local: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let tx = local.y;
+  let ty = local.z * LANE_ROWS + local.x;
   let row0 = workgroup.x * BLOCK_M;
   let column0 = workgroup.y * BLOCK_N;
 
   // Rows and columns past the end repeat the last one; their results are not stored.
-  var sum: array<f32, ROWS * COLS>;
+  var sum: array<vec4<f32>, 4u * ROW_VECS * COL_VECS>;
   for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
     workgroupBarrier();
-    for (var i = thread; i < BLOCK_M * DEPTH4; i += THREADS) {
-      let row = min(row0 + i / DEPTH4, params.m - 1u);
-      a_tile[(i / DEPTH4) * STRIDE + i % DEPTH4] =
-        TileVec4(vec4<f32>(a[params.a_base + row * params.a_stride + k0 / 4u + i % DEPTH4]));
-    }
-    for (var i = thread; i < BLOCK_N * DEPTH4 / 2u; i += THREADS) {
-      let column = min(column0 + i / (DEPTH4 / 2u), params.n - 1u);
-      let group = i % (DEPTH4 / 2u);
-      let w = load_weights(column, k0 / 8u + group);
-      let at = (i / (DEPTH4 / 2u)) * STRIDE + 2u * group;
-      w_tile[at] = TileVec4(w.lo);
-      w_tile[at + 1u] = TileVec4(w.hi);
-    }
+    stage(thread, row0, column0, k0);
     workgroupBarrier();
-    for (var d = 0u; d < DEPTH4 * params.unit; d++) {
-      var w: array<vec4<f32>, COLS>;
-      for (var j = 0u; j < COLS; j++) {
-        w[j] = vec4<f32>(w_tile[(tx + j * TX) * STRIDE + d]);
-      }
-      for (var r = 0u; r < ROWS; r++) {
-        let x = vec4<f32>(a_tile[(ty + r * TY) * STRIDE + d]);
-        for (var j = 0u; j < COLS; j++) {
-          sum[r * COLS + j] = dot_add(x, w[j], sum[r * COLS + j]);
+    for (var group = 0u; group < DEPTH4 * UNIT; group++) {
+      for (var e = 0u; e < 4u; e++) {
+        var w: array<vec4<f32>, COL_VECS>;
+        for (var j = 0u; j < COL_VECS; j++) {
+          w[j] = w_tile[group * W_GROUP + e * W_STRIDE + tx + j * TX];
+        }
+        for (var g = 0u; g < ROW_VECS; g++) {
+          let x = a_tile[group * A_GROUP + e * A_STRIDE + ty + g * TY];
+          let at = 4u * g * COL_VECS;
+          for (var r = 0u; r < 4u; r++) {
+            for (var j = 0u; j < COL_VECS; j++) {
+              sum[at + r * COL_VECS + j] = fma(vec4<f32>(x[r]), w[j], sum[at + r * COL_VECS + j]);
+            }
+          }
         }
       }
     }
   }
 
-  for (var r = 0u; r < ROWS; r++) {
-    let row = row0 + ty + r * TY;
-    for (var j = 0u; j < COLS; j++) {
-      let column = column0 + tx + j * TX;
-      if (row < params.m && column < params.n) {
-        let at = row * params.c_stride + params.c_base + column;
-        var x = sum[r * COLS + j];
-        if (HAS_BIAS == 1u) {
-          x += bias[params.c_base + column];
+  for (var r = 0u; r < 4u * ROW_VECS; r++) {
+    let row = row0 + 4u * (ty + r / 4u * TY) + r % 4u;
+    for (var j = 0u; j < COL_VECS; j++) {
+      for (var i = 0u; i < 4u; i++) {
+        let column = column0 + 4u * (tx + j * TX) + i;
+        if (row < params.m && column < params.n) {
+          let at = row * params.c_stride + params.c_base + column;
+          var x = sum[r * COL_VECS + j][i];
+          if (HAS_BIAS == 1u) {
+            x += bias[params.c_base + column];
+          }
+          if (ADD == 1u) {
+            x += f32(c[at]);
+          }
+          c[at] = to_output(x);
         }
-        if (ADD == 1u) {
-          x += f32(c[at]);
-        }
-        c[at] = to_output(x);
       }
     }
   }

@@ -129,15 +129,37 @@ export function outputType(kernels: ModelKernels, output: MatrixProductOutput): 
 
 /** How the kernel for many rows is tiled, see shaders/model/gemm.wgsl. */
 export interface GemmTiling {
-  readonly blockM: number;
-  readonly blockN: number;
-  readonly threadsY: number;
+  readonly blockM: 32 | 64 | 128;
+  readonly blockN: 32 | 64 | 128;
+  readonly threadsX: 8 | 16;
+  readonly threadsY: 8 | 16;
+  /** Rows that neighbouring threads alternate between. */
+  readonly laneRows: 1 | 2;
+  /** Columns of A and W staged at a time. */
+  readonly depth: 8 | 16 | 32;
+  /** Literal bounds for the inner loops, so that compilers unroll them; software adapters compile that for long. */
+  readonly unroll: boolean;
 }
 
-/** The tiling for a number of rows: 64 sums a thread, or 16 on software devices, which take long to compile many. */
-export function gemmTiling(kernels: ModelKernels, rows: number): GemmTiling {
-  if (kernels.profile.software) return { blockM: 32, blockN: 32, threadsY: 8 };
-  return rows <= 64 ? { blockM: 64, blockN: 64, threadsY: 8 } : { blockM: 128, blockN: 64, threadsY: 16 };
+/** A short name of a tiling, which says all of it. */
+export function plainGemmName(t: GemmTiling): string {
+  const threads = `${t.threadsX}x${t.threadsY}${t.laneRows === 2 ? ' pairs' : ''}`;
+  return `${t.blockM}x${t.blockN} t${threads} k${t.depth}${t.unroll ? ' unrolled' : ''}`;
+}
+
+const GPU_GEMM = { blockN: 64, threadsX: 8, laneRows: 2, depth: 16, unroll: true } as const;
+const SOFTWARE_GEMM = { blockN: 32, threadsX: 8, threadsY: 8, laneRows: 1, depth: 16, unroll: false } as const;
+
+/** Tilings of the kernel for many rows: 64 sums a thread on GPUs, fewer on software devices, which take long to compile many. */
+export const PLAIN_GEMM_TILINGS = {
+  gpu: { few: { ...GPU_GEMM, blockM: 64, threadsY: 8 }, many: { ...GPU_GEMM, blockM: 128, threadsY: 16 } },
+  software: { few: { ...SOFTWARE_GEMM, blockM: 32 }, many: { ...SOFTWARE_GEMM, blockM: 64 } },
+} as const satisfies Record<string, Record<'few' | 'many', GemmTiling>>;
+
+/** The tiling for a number of rows. */
+export function gemmTiling({ profile }: ModelKernels, rows: number): GemmTiling {
+  const { few, many } = PLAIN_GEMM_TILINGS[profile.software ? 'software' : 'gpu'];
+  return rows <= few.blockM ? few : many;
 }
 
 /** The kernel for many rows. */
@@ -149,26 +171,27 @@ export function gemmShader(
   tiling: GemmTiling,
 ): ShaderSpec {
   const { activation } = kernels;
-  const { blockM, blockN, threadsY } = tiling;
+  const t = tiling;
   const out = outputType(kernels, output);
   const constants = {
-    BLOCK_M: blockM,
-    BLOCK_N: blockN,
-    TX: 8,
-    TY: threadsY,
-    // 16 KiB of workgroup memory hold both tiles.
-    DEPTH: activation === 'f16' ? 32 : 16,
+    BLOCK_M: t.blockM,
+    BLOCK_N: t.blockN,
+    TX: t.threadsX,
+    TY: t.threadsY,
+    LANE_ROWS: t.laneRows,
+    DEPTH: t.depth,
     ADD: output === 'add' ? 1 : 0,
     HAS_BIAS: bias ? 1 : 0,
+    ...(t.unroll ? { UNIT: 1 } : {}),
   };
   return {
-    label: `gemm ${type} ${activation} ${output} ${blockM}x${blockN}${bias ? ' bias' : ''}`,
+    label: `gemm ${type} ${activation} ${output} ${plainGemmName(t)}${bias ? ' bias' : ''}`,
     code: [
-      prelude({ f16: activation === 'f16', aliases: { Activation: activation, TileVec4: `vec4<${activation}>` }, constants }),
+      prelude({ f16: activation === 'f16', aliases: { Activation: activation }, constants }),
       gemmBindings,
       weightLibrary(type),
       outputLibrary(out),
-      gemm,
+      t.unroll ? gemm : gemm.replaceAll('* UNIT', '* params.unit'),
     ].join('\n'),
     bindings: ['uniform', 'read', 'read', 'read', 'write'],
   };
