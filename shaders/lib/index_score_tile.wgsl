@@ -5,10 +5,12 @@
 // A workgroup of TY x TX threads. Thread (ty, tx) keeps the 8 x 8 square of rows 8 * ty + a and keys
 // 8 * tx + b in registers: s[2 * a] holds keys b = 0..3, s[2 * a + 1] keys b = 4..7. Contiguous squares
 // let the kernels sum along columns and diagonals mostly in registers.
-// Rows and keys are staged through workgroup memory D_CHUNK dimensions at a time, as f32.
+// Rows and keys are staged through workgroup memory 16 dimensions at a time, as f32 and transposed, as in
+// lib/flash_attention.wgsl: a vec4 holds one dimension of four rows or keys.
 //
-// Constants from the pipeline's prelude: HEAD_DIM, D_CHUNK. The kernel's own files define row_vec4(row, d)
+// Constants from the pipeline's prelude: HEAD_DIM, a multiple of 16. The kernel's own files define row_vec4(row, d)
 // and key_vec4(key, d): dimensions 4 * d .. 4 * d + 3 of a row or key of the tile, 0 where there is none.
+// GROUPS_AT is DC4 where compilers should unroll the products of a chunk, else the same worked out at run time.
 
 const TILE_ROWS: u32 = 64u;
 const TILE_KEYS: u32 = 128u;
@@ -16,16 +18,26 @@ const TX: u32 = 16u;
 const TY: u32 = 8u;
 const THREADS: u32 = TX * TY;
 const D4: u32 = HEAD_DIM / 4u;
-const DC4: u32 = D_CHUNK / 4u;
-const LINE: u32 = DC4 + 1u;           // padded: neighbouring lines fall into different banks
-const KEY_LINES: u32 = TILE_ROWS * LINE;
-const STAGE_SIZE: u32 = (TILE_ROWS + TILE_KEYS) * LINE;
+const DC4: u32 = 4u;                        // vec4 of dimensions staged at a time
+// From one dimension to the next, and from four to the next four: padded, neighbours that stage other dimensions of the same rows
+// store into other banks.
+const ROW_STRIDE: u32 = TILE_ROWS / 4u;
+const KEY_STRIDE: u32 = TILE_KEYS / 4u;
+const ROW_GROUP: u32 = 4u * ROW_STRIDE + 2u;
+const KEY_GROUP: u32 = 4u * KEY_STRIDE + 2u;
+const KEYS_AT: u32 = DC4 * ROW_GROUP;
+const ROW_PATCHES: u32 = ROW_STRIDE * DC4;
+const PATCHES: u32 = ROW_PATCHES + KEY_STRIDE * DC4;
 
-// Free for the kernel to use after score_tile (at least 960 elements).
-var<workgroup> stage: array<vec4<f32>, STAGE_SIZE>;
+// Free for the kernel to use after score_tile.
+var<workgroup> stage: array<vec4<f32>, 960>;
 
-fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
-  return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+// Stages four dimensions of four rows or keys.
+fn stage_patch(at: u32, stride: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) {
+  stage[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
+  stage[at + stride] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
+  stage[at + 2u * stride] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
+  stage[at + 3u * stride] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
 }
 
 // Every thread of the workgroup must call this together.
@@ -35,41 +47,37 @@ fn score_tile(s: ptr<function, array<vec4<f32>, 16>>, tx: u32, ty: u32) {
     (*s)[i] = vec4<f32>();
   }
   for (var d0 = 0u; d0 < D4; d0 += DC4) {
-    let depth = min(DC4, D4 - d0);
-    // Line n of a thread's square goes to (n % 8) * (threads in that direction) + n / 8, so that
-    // neighbouring threads read neighbouring lines.
-    for (var i = thread; i < TILE_ROWS * DC4; i += THREADS) {
-      let row = i / DC4;
+    // The two vec4 of a thread's square lie TX or TY apart, so that neighbouring threads read neighbours.
+    for (var i = thread; i < PATCHES; i += THREADS) {
       let d = i % DC4;
-      if (d < depth) {
-        stage[((row % 8u) * TY + row / 8u) * LINE + d] = row_vec4(row, d0 + d);
-      }
-    }
-    for (var i = thread; i < TILE_KEYS * DC4; i += THREADS) {
-      let key = i / DC4;
-      let d = i % DC4;
-      if (d < depth) {
-        stage[KEY_LINES + ((key % 8u) * TX + key / 8u) * LINE + d] = key_vec4(key, d0 + d);
+      if (i < ROW_PATCHES) {
+        let four = i / DC4;
+        let row = 4u * four;
+        stage_patch(
+          d * ROW_GROUP + four % 2u * TY + four / 2u, ROW_STRIDE,
+          row_vec4(row, d0 + d), row_vec4(row + 1u, d0 + d), row_vec4(row + 2u, d0 + d), row_vec4(row + 3u, d0 + d));
+      } else {
+        let four = (i - ROW_PATCHES) / DC4;
+        let key = 4u * four;
+        stage_patch(
+          KEYS_AT + d * KEY_GROUP + four % 2u * TX + four / 2u, KEY_STRIDE,
+          key_vec4(key, d0 + d), key_vec4(key + 1u, d0 + d), key_vec4(key + 2u, d0 + d), key_vec4(key + 3u, d0 + d));
       }
     }
     workgroupBarrier();
-    for (var d = 0u; d < depth; d++) {
-      let k0 = stage[KEY_LINES + tx * LINE + d];
-      let k1 = stage[KEY_LINES + (TX + tx) * LINE + d];
-      let k2 = stage[KEY_LINES + (2u * TX + tx) * LINE + d];
-      let k3 = stage[KEY_LINES + (3u * TX + tx) * LINE + d];
-      let k4 = stage[KEY_LINES + (4u * TX + tx) * LINE + d];
-      let k5 = stage[KEY_LINES + (5u * TX + tx) * LINE + d];
-      let k6 = stage[KEY_LINES + (6u * TX + tx) * LINE + d];
-      let k7 = stage[KEY_LINES + (7u * TX + tx) * LINE + d];
-      for (var a = 0u; a < 8u; a++) {
-        let row = stage[(a * TY + ty) * LINE + d];
-        let lo = (*s)[2u * a];
-        let hi = (*s)[2u * a + 1u];
-        (*s)[2u * a] =
-          vec4<f32>(dot_add(row, k0, lo.x), dot_add(row, k1, lo.y), dot_add(row, k2, lo.z), dot_add(row, k3, lo.w));
-        (*s)[2u * a + 1u] =
-          vec4<f32>(dot_add(row, k4, hi.x), dot_add(row, k5, hi.y), dot_add(row, k6, hi.z), dot_add(row, k7, hi.w));
+    for (var group = 0u; group < GROUPS_AT; group++) {
+      for (var e = 0u; e < 4u; e++) {
+        let k_at = KEYS_AT + group * KEY_GROUP + e * KEY_STRIDE + tx;
+        let k_lo = stage[k_at];
+        let k_hi = stage[k_at + TX];
+        for (var half = 0u; half < 2u; half++) {
+          let rows = stage[group * ROW_GROUP + e * ROW_STRIDE + half * TY + ty];
+          for (var a = 0u; a < 4u; a++) {
+            let at = 8u * half + 2u * a;
+            (*s)[at] = fma(vec4<f32>(rows[a]), k_lo, (*s)[at]);
+            (*s)[at + 1u] = fma(vec4<f32>(rows[a]), k_hi, (*s)[at + 1u]);
+          }
+        }
       }
     }
     workgroupBarrier();

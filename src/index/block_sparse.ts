@@ -70,7 +70,7 @@ export function blockScoreShaders(
   const tile = scoreTile(raw ? plain : profile, SPLIT_PRODUCTS * headDim, storage, BLOCK_SCORE_TILE);
   const split = tile.onMatrices;
   const write = raw ? rawScores : orderedScores;
-  const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, D_CHUNK: tile.dChunk };
+  const constants = { HEAD_DIM: (split ? SPLIT_PRODUCTS : 1) * headDim, ...tile.constants };
   return {
     tileRows: tile.rows,
     pool: lazyShader(

@@ -65,12 +65,6 @@ export function layerSizes(layer: IndexLayer): LayerSizes {
   return { rows: layer.q.rows, keys: layer.k.rows, headDim: layer.q.headDim };
 }
 
-/** Dimensions that the score tiles stage at a time; see shaders/lib/index_score_tile.wgsl. */
-export function stagedDimensions(profile: DeviceProfile): 16 | 32 {
-  // 192 lines of 9 vec4, and room for the kernels' own small arrays.
-  return profile.limits.maxComputeWorkgroupStorageSize >= 192 * 9 * 16 + 512 ? 32 : 16;
-}
-
 /** Floating-point operations of one dispatch that keep slow devices below their watchdog's patience. */
 export function dispatchFlops(profile: DeviceProfile): number {
   return profile.software ? 1e9 : 2e10;

@@ -9,7 +9,6 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { MatrixShape } from '../device/subgroup_matrix.js';
 import { type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
 import type { StorageFormat } from '../kernels/shader_text.js';
-import { stagedDimensions } from './layer.js';
 import { ScoreTileWriter, SUBGROUP_KEYS, stagingWithin } from './score_tile_matrix.js';
 
 /** The inner loop of an index estimator: `rows` x 128 dot products. */
@@ -22,8 +21,8 @@ export interface ScoreTile {
   readonly rows: number;
   /** How the kernel reads its tensors. */
   readonly storage: StorageFormat;
-  /** Value of the constant D_CHUNK. */
-  readonly dChunk: number;
+  /** Constants of its text. */
+  readonly constants: Readonly<Record<string, number>>;
   /** In how many parts `score_parts` hands the scores over. */
   readonly parts: number;
   /** WGSL of `score_tile`, `score_parts` or `score_tiles`, and its constants, written when it is asked for. */
@@ -34,7 +33,7 @@ export interface ScoreTile {
   readonly keepsRows: boolean;
 }
 
-/** What a kernel wants of the tile, mostly of the matrix form. The plain form has 64 rows and at least 960 elements. */
+/** What a kernel wants of the tile, mostly of the matrix form. The plain form has 64 rows and 960 elements. */
 export interface MatrixTileSize {
   /** Rows of a tile. */
   readonly rows: 64 | 128;
@@ -58,6 +57,11 @@ const PLAIN_PARTS = 4;
 const KERNEL_BYTES = 512;
 /** Most dimensions of rows that are kept in registers, with as many of the next tile's keys beside them. */
 const MOST_KEPT = 128;
+
+/** WGSL of shaders/lib/index_score_tile.wgsl. Software adapters take long to compile what is unrolled. */
+export function plainScoreTile({ software }: Pick<DeviceProfile, 'software'>): string {
+  return plain.replaceAll('group < GROUPS_AT', software ? 'group < min(DC4, D4 - d0)' : 'group < DC4');
+}
 
 /**
  * shaders/lib/index_score_tile_matrix.wgsl for f16 tensors in the matrix tier, shaders/lib/index_score_tile.wgsl otherwise.
@@ -83,7 +87,7 @@ export function scoreTile(
       directives: `enable f16;\n${opsOf(shape).directives}\n`,
       rows: size.rows,
       storage: 'f16-packed',
-      dChunk: staging.chunk,
+      constants: { D_CHUNK: staging.chunk },
       parts: SUBGROUP_KEYS / staging.part,
       get code() {
         const writer = new ScoreTileWriter(shape, size, staging, keepsRows, opsOf(shape));
@@ -95,17 +99,15 @@ export function scoreTile(
       keepsRows,
     };
   }
-  const dChunk = stagedDimensions(profile);
   const more = { squares: [], parts: [places, plainParts], tiles: [places, plainParts, tiles] }[size.scores];
-  const code = [plain, ...more].join('\n');
   return {
-    tag: `d${dChunk}`,
+    tag: 'plain',
     directives: '',
     rows: 64,
     storage,
-    dChunk,
+    constants: {},
     parts: PLAIN_PARTS,
-    code,
+    code: [plainScoreTile(profile), ...more].join('\n'),
     onMatrices: false,
     keepsRows: false,
   };

@@ -111,7 +111,7 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
           tile.directives +
             prelude({
               f16: storage === 'f16',
-              constants: { HEAD_DIM: headDim, D_CHUNK: tile.dChunk, KEPT_PARTS: tile.parts },
+              constants: { HEAD_DIM: headDim, ...tile.constants, KEPT_PARTS: tile.parts },
             }),
           storageLibrary(tile.storage),
           tile.code,

@@ -57,7 +57,7 @@ function tileFor(profile: DeviceProfile, headDim: number, storage: StorageFormat
 function shadersFor(tile: ScoreTile, headDim: number, storage: StorageFormat, stride: number): Shaders {
   const head = prelude({
     f16: storage === 'f16',
-    constants: { HEAD_DIM: stride * headDim, D_CHUNK: tile.dChunk, STRIDE: stride },
+    constants: { HEAD_DIM: stride * headDim, ...tile.constants, STRIDE: stride },
   });
   const read: BindingKind = 'read';
   return {

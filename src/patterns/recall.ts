@@ -1,4 +1,3 @@
-import scoreTile from '../../shaders/lib/index_score_tile.wgsl?raw';
 import attentionMapShader from '../../shaders/patterns/attention_map.wgsl?raw';
 import compareShader from '../../shaders/patterns/compare.wgsl?raw';
 import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
@@ -6,7 +5,8 @@ import { BufferPool } from '../device/pool.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { Recorder } from '../device/recorder.js';
 import { checkInteger, checkOneOf, invalidArgument, limitExceeded } from '../errors.js';
-import { dispatchFlops, divCeil, f32Bits, stagedDimensions } from '../index/layer.js';
+import { dispatchFlops, divCeil, f32Bits } from '../index/layer.js';
+import { plainScoreTile } from '../index/score_tile.js';
 import { prelude, type StorageFormat, storageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { BYTES, bindWindow, type Tensor } from '../kernels/tensor.js';
 import type { SparsePrefill } from '../scheduler/prefill.js';
@@ -86,7 +86,6 @@ export function recallShaders(
   storage: StorageFormat,
 ): { readonly compare: ShaderSpec; readonly map: ShaderSpec } {
   const f16 = storage === 'f16';
-  const staged = stagedDimensions(profile);
   return {
     compare: {
       label: `compare D=${headDim} ${storage}`,
@@ -94,11 +93,11 @@ export function recallShaders(
       bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
     },
     map: {
-      label: `attention map D=${headDim} ${storage} d${staged}`,
+      label: `attention map D=${headDim} ${storage}`,
       code: [
-        prelude({ f16, constants: { HEAD_DIM: headDim, D_CHUNK: staged } }),
+        prelude({ f16, constants: { HEAD_DIM: headDim } }),
         storageLibrary(storage),
-        scoreTile,
+        plainScoreTile(profile),
         attentionMapShader,
       ].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'write'],
