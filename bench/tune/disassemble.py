@@ -13,7 +13,8 @@ must start out empty, and one cache for each program tells whose pipelines they 
 Prints the registers and the memory and matrix instructions of every pipeline, in the order of the cache, and writes the
 disassembly to files. --control adds what the scheduler does: stall cycles, the scoreboard that an instruction sets (w, r)
 and those that it waits for. A matrix that is loaded by LDS.U16 instead of LDSM, or a load whose words are waited for right
-behind it, is worth a look.
+behind it, is worth a look. --banks shows the blocks of multiply-adds: how many of these read two registers of one bank, which takes
+another clock, when registers that .reuse keeps are not read again.
 """
 
 import argparse
@@ -30,6 +31,9 @@ FRAME = b"\x28\xb5\x2f\xfd"
 HEADER = b"NVDANVVM"
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?)\s*;?\s*/\* 0x([0-9a-f]{16}) \*/")
 OPCODE = re.compile(r"^(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)")
+MULTIPLY_ADD = re.compile(r"^FFMA\S* R\d+,\s*([^,]+),\s*([^,]+),\s*([^,]+)$")
+REGISTER = re.compile(r"^-?R(\d+)(\.reuse)?")
+BLOCK_END = re.compile(r"\b(BAR\.SYNC|BRA|EXIT)\b")
 SHOWN = re.compile(r"LDSM|LDS|STS|LDG|STG|LDL|STL|HMMA|BAR|SHFL|MUFU")
 
 
@@ -79,12 +83,44 @@ def control(bits: int) -> str:
     return f"stall {field & 15:2} w{'-' if write == 7 else write} r{'-' if read == 7 else read} wait {waits or '-':6}"
 
 
+def bank_conflicts(block: list[str]) -> int:
+    """Clocks that multiply-adds wait for registers: there are two banks, of even and odd numbers, with a read a clock each."""
+    kept: dict[int, str] = {}
+    clocks = 0
+    for text in block:
+        match = MULTIPLY_ADD.match(text)
+        reads = [0, 0]
+        keeps = {}
+        for slot, operand in enumerate(match.groups() if match else ()):
+            register = REGISTER.match(operand)
+            if register and kept.get(slot) != register[1]:
+                reads[int(register[1]) % 2] += 1
+            if register and register[2]:
+                keeps[slot] = register[1]
+        kept = keeps
+        clocks += max(0, max(reads) - 1)
+    return clocks
+
+
+def show_banks(code: list[tuple[int, str, int]]) -> None:
+    """The blocks with many multiply-adds."""
+    block: list[str] = []
+    for _, text, _ in code:
+        block.append(text)
+        if BLOCK_END.search(text):
+            count = sum(1 for line in block if MULTIPLY_ADD.match(line))
+            if count >= 64:
+                print(f"  block of {len(block)}: {count} multiply-adds, {bank_conflicts(block)} bank conflicts")
+            block = []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Machine code of the pipelines in NVIDIA's shader cache.")
     parser.add_argument("cache", type=pathlib.Path, help="folder that __GL_SHADER_DISK_CACHE_PATH named")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("sass"), help="folder for the listings")
     parser.add_argument("--chip", default="SM90", help="what nvdisasm calls the GPU (SM90: H100, H200)")
     parser.add_argument("--control", action="store_true", help="show stalls and scoreboards")
+    parser.add_argument("--banks", action="store_true", help="show conflicts of register banks")
     args = parser.parse_args()
     nvdisasm = find_nvdisasm()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -105,6 +141,8 @@ def main() -> None:
         registers = re.search(r"Register count=(\d+)", run.stdout)
         shown = ", ".join(f"{count} {name}" for name, count in counts.most_common() if SHOWN.match(name))
         print(f"{number}: {len(code)} instructions, {registers[1] if registers else '?'} registers; {shown}")
+        if args.banks:
+            show_banks(code)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ const Q_WHOLE: bool = Q_CHUNK == HEAD_DIM;
 const Q_STEP: u32 = select(0u, 1u, Q_WHOLE);  // staged vec4 of dimensions of q in front of k's, over k's first one
 const Q_STRIDE: u32 = BLOCK_M / 4u;
 const K_STRIDE: u32 = BLOCK_N / 4u;
-const P_STRIDE: u32 = BLOCK_M / 4u + 2u;       // the same for neighbours that store different keys
+const P_STRIDE: u32 = BLOCK_M / 4u + 2u;       // padded: neighbours store different keys
 const V_STRIDE: u32 = TX * COLS;
 const V_CHUNKS: u32 = BLOCK_N / V_CHUNK;
 // A thread stages four dimensions of four rows or keys at a time, a patch: those of q first, unless it is staged whole.
