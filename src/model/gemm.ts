@@ -147,12 +147,15 @@ export function plainGemmName(t: GemmTiling): string {
   return `${t.blockM}x${t.blockN} t${threads} k${t.depth}${t.unroll ? ' unrolled' : ''}`;
 }
 
-const GPU_GEMM = { blockN: 64, threadsX: 8, laneRows: 2, depth: 16, unroll: true } as const;
+const GPU_GEMM = { blockN: 64, laneRows: 2, depth: 16, unroll: true } as const;
 const SOFTWARE_GEMM = { blockN: 32, threadsX: 8, threadsY: 8, laneRows: 1, depth: 16, unroll: false } as const;
 
-/** Tilings of the kernel for many rows: 64 sums a thread on GPUs, fewer on software devices, which take long to compile many. */
+/** Tilings of the kernel for many rows: 32 or 64 sums a thread on GPUs, fewer on software devices, which take long to compile many. */
 export const PLAIN_GEMM_TILINGS = {
-  gpu: { few: { ...GPU_GEMM, blockM: 64, threadsY: 8 }, many: { ...GPU_GEMM, blockM: 128, threadsY: 16 } },
+  gpu: {
+    few: { ...GPU_GEMM, blockM: 64, threadsX: 16, threadsY: 8 },
+    many: { ...GPU_GEMM, blockM: 128, threadsX: 8, threadsY: 16 },
+  },
   software: { few: { ...SOFTWARE_GEMM, blockM: 32 }, many: { ...SOFTWARE_GEMM, blockM: 64 } },
 } as const satisfies Record<string, Record<'few' | 'many', GemmTiling>>;
 
