@@ -112,12 +112,15 @@ function gpuTilings(headDim: number): readonly TilingNumbers[] {
   ];
 }
 
-/** What software adapters take, best first: few sums a thread, which compile in half the time. */
-const SOFTWARE_TILINGS: readonly TilingNumbers[] = [
-  [64, 8, 16, 16, 16, 16],
-  [64, 8, 16, 16, 16, 8],
-  [64, 8, 16, 16, 8, 4],
-];
+/** What software adapters take, best first: not more sums a thread for large heads, which would compile for long. */
+function softwareTilings(headDim: number): readonly TilingNumbers[] {
+  const threadsY = headDim > 64 ? 16 : 8;
+  return [
+    [64, 8, threadsY, 16, 16, 16],
+    [64, 8, threadsY, 16, 16, 8],
+    [64, 8, threadsY, 16, 8, 4],
+  ];
+}
 
 /**
  * The tilings of a head size that fit a device, best first: {@link chooseTiling} takes the first, benchmarks time all.
@@ -126,7 +129,7 @@ export function candidateTilings(profile: DeviceProfile, headDim: number): Atten
   const { maxComputeWorkgroupStorageSize: memory, maxComputeInvocationsPerWorkgroup: threads } = profile.limits;
   const unroll = !profile.software;
   const exchange = profile.tier !== 'portable' && profile.subgroups;
-  const tilings = (unroll ? gpuTilings(headDim) : SOFTWARE_TILINGS).flatMap(
+  const tilings = (unroll ? gpuTilings : softwareTilings)(headDim).flatMap(
     ([blockN, threadsX, threadsY, dChunk, pChunk, vChunk]): AttentionTiling[] => {
       const laneRows = unroll && (!exchange || profile.subgroupMinSize >= 2 * threadsX) ? 2 : 1;
       const subgroups = exchange && profile.subgroupMinSize >= laneRows * threadsX;
