@@ -3,7 +3,43 @@ import { MinferenceError } from '../errors.js';
 import type { PrefillProgress, StageTimes } from './types.js';
 import { deviceLost } from './validate.js';
 
-const MAX_QUERIES = 4096;
+/** Passes of a query set: WebGPU allows 4096 queries. */
+const SET_PASSES = 2048;
+
+/** Timestamps of up to {@link SET_PASSES} passes. */
+class TimestampSet {
+  readonly querySet: GPUQuerySet;
+  readonly #resolved: GPUBuffer;
+  readonly #readback: GPUBuffer;
+
+  constructor(device: GPUDevice) {
+    this.querySet = device.createQuerySet({ type: 'timestamp', count: 2 * SET_PASSES });
+    const size = 16 * SET_PASSES;
+    this.#resolved = device.createBuffer({ size, usage: 0x0200 | 0x0004 }); // QUERY_RESOLVE | COPY_SRC
+    this.#readback = device.createBuffer({ size, usage: 0x0001 | 0x0008 }); // MAP_READ | COPY_DST
+  }
+
+  resolve(encoder: GPUCommandEncoder, passes: number): void {
+    encoder.resolveQuerySet(this.querySet, 0, 2 * passes, this.#resolved, 0);
+    encoder.copyBufferToBuffer(this.#resolved, 0, this.#readback, 0, 16 * passes);
+  }
+
+  /** Milliseconds of each pass, once what resolves them has been submitted. */
+  async read(passes: number): Promise<number[]> {
+    await this.#readback.mapAsync(1, 0, 16 * passes); // READ
+    const ns = new BigUint64Array(this.#readback.getMappedRange(0, 16 * passes));
+    // Devices may report an end before its beginning (a reset counter); such a pass counts as zero.
+    const times = Array.from({ length: passes }, (_, i) => Math.max(0, Number((ns[2 * i + 1] ?? 0n) - (ns[2 * i] ?? 0n)) / 1e6));
+    this.#readback.unmap();
+    return times;
+  }
+
+  destroy(): void {
+    this.querySet.destroy();
+    this.#resolved.destroy();
+    this.#readback.destroy();
+  }
+}
 
 /** GPU time of one compute pass. */
 export interface PassTime {
@@ -17,9 +53,7 @@ export interface PassTime {
  */
 export class StageTimer {
   readonly #device: GPUDevice;
-  readonly #querySet: GPUQuerySet;
-  readonly #resolved: GPUBuffer;
-  readonly #readback: GPUBuffer;
+  readonly #sets: TimestampSet[] = [];
   readonly #stages: Stage[] = [];
 
   /** @throws {@link MinferenceError} `unsupported` when the device lacks `timestamp-query`. */
@@ -28,40 +62,34 @@ export class StageTimer {
       throw new MinferenceError('unsupported', 'timing needs a device with the feature timestamp-query');
     }
     this.#device = device;
-    this.#querySet = device.createQuerySet({ type: 'timestamp', count: MAX_QUERIES });
-    const size = MAX_QUERIES * 8;
-    this.#resolved = device.createBuffer({ size, usage: 0x0200 | 0x0004 }); // QUERY_RESOLVE | COPY_SRC
-    this.#readback = device.createBuffer({ size, usage: 0x0001 | 0x0008 }); // MAP_READ | COPY_DST
   }
 
   /** Timestamp writes for the next pass. */
   next(stage: Stage): GPUComputePassTimestampWrites {
-    const i = this.#stages.length * 2;
-    if (i + 2 > MAX_QUERIES) {
-      throw new MinferenceError(
-        'limit',
-        `more than ${MAX_QUERIES / 2} timed compute passes; raise dispatchMs or time less at once`,
-      );
-    }
-    this.#stages.push(stage);
-    return { querySet: this.#querySet, beginningOfPassWriteIndex: i, endOfPassWriteIndex: i + 1 };
+    const pass = this.#stages.push(stage) - 1;
+    const set = Math.floor(pass / SET_PASSES);
+    this.#sets[set] ??= new TimestampSet(this.#device);
+    const first = 2 * (pass % SET_PASSES);
+    return {
+      querySet: (this.#sets[set] as TimestampSet).querySet,
+      beginningOfPassWriteIndex: first,
+      endOfPassWriteIndex: first + 1,
+    };
   }
 
   /** Waits for the work that was submitted so far; the times of all passes, in order. Starts over after that. */
   async readPasses(): Promise<PassTime[]> {
     const stages = this.#stages.splice(0);
-    if (stages.length === 0) return [];
-    const bytes = stages.length * 16;
+    const used = this.#sets.slice(0, Math.ceil(stages.length / SET_PASSES));
+    if (used.length === 0) return [];
+    const passesOf = (set: number): number => Math.min(SET_PASSES, stages.length - set * SET_PASSES);
     const encoder = this.#device.createCommandEncoder();
-    encoder.resolveQuerySet(this.#querySet, 0, stages.length * 2, this.#resolved, 0);
-    encoder.copyBufferToBuffer(this.#resolved, 0, this.#readback, 0, bytes);
+    used.forEach((set, i) => {
+      set.resolve(encoder, passesOf(i));
+    });
     this.#device.queue.submit([encoder.finish()]);
-    await this.#readback.mapAsync(1, 0, bytes); // READ
-    const ns = new BigUint64Array(this.#readback.getMappedRange(0, bytes));
-    // Devices may report an end before its beginning (a reset counter); such a pass counts as zero.
-    const times = stages.map((stage, i) => ({ stage, ms: Math.max(0, Number((ns[2 * i + 1] ?? 0n) - (ns[2 * i] ?? 0n)) / 1e6) }));
-    this.#readback.unmap();
-    return times;
+    const times = (await Promise.all(used.map((set, i) => set.read(passesOf(i))))).flat();
+    return stages.map((stage, i) => ({ stage, ms: times[i] ?? 0 }));
   }
 
   /** Like {@link readPasses}, added up per stage. */
@@ -73,9 +101,7 @@ export class StageTimer {
 
   /** Frees the queries. */
   destroy(): void {
-    this.#querySet.destroy();
-    this.#resolved.destroy();
-    this.#readback.destroy();
+    for (const set of this.#sets.splice(0)) set.destroy();
   }
 }
 

@@ -15,6 +15,7 @@ import {
 } from '../../src/reference/oracle.js';
 import { randomLayer } from '../../src/reference/random.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
+import { StageTimer } from '../../src/scheduler/submit.js';
 import type { AttentionLayer, HeadPattern, HeadReport, RunReport } from '../../src/scheduler/types.js';
 import { assert, headDimOf, type SuiteCase, type SuiteContext } from './context.js';
 import { type Layout, makeTensor, PLAIN, readTensor, roundInput } from './tensors.js';
@@ -329,6 +330,43 @@ export const schedulerCases: SuiteCase[] = [
       } else {
         assert(report.stages === undefined && report.gpuMs === undefined, 'no times without timestamp-query');
       }
+      prefill.destroy();
+    },
+  },
+  {
+    name: 'scheduler: more passes than a query set has room for are timed, in order',
+    once: true,
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
+      const test = makeLayer(ctx, { heads: 1, kvHeads: 1, queries: 64, keys: 64, headDim: 64 }, { kind: 'dense' });
+      if (!ctx.device.features.has('timestamp-query')) {
+        let refused: unknown;
+        try {
+          new StageTimer(ctx.device);
+        } catch (error) {
+          refused = error;
+        }
+        assert(refused instanceof MinferenceError && refused.code === 'unsupported', `a timer without timestamps: ${refused}`);
+        return;
+      }
+      const timer = new StageTimer(ctx.device);
+      const rounds = [2048, 2100];
+      for (const empty of rounds) {
+        const encoder = ctx.device.createCommandEncoder();
+        for (let i = 0; i < empty; i++) encoder.beginComputePass({ timestampWrites: timer.next('topk') }).end();
+        prefill.record(encoder, test.layer, timer);
+        ctx.device.queue.submit([encoder.finish()]);
+        const passes = await timer.readPasses();
+        assert(passes.length === empty + 1, `${passes.length} passes, expected ${empty + 1}`);
+        assert(
+          passes.every(({ stage }, i) => stage === (i < empty ? 'topk' : 'kernel')),
+          `stages out of order: ${passes.findIndex(({ stage }, i) => stage !== (i < empty ? 'topk' : 'kernel'))}`,
+        );
+        const kernel = passes.at(-1)?.ms ?? 0;
+        assert(kernel > 0, `the kernel behind ${empty} empty passes took ${kernel} ms`);
+      }
+      assert((await timer.readPasses()).length === 0, 'passes are reported twice');
+      timer.destroy();
       prefill.destroy();
     },
   },
