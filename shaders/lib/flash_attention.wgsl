@@ -18,8 +18,8 @@
 // rows past the end are staged as copies of the last one: p is 0 for such keys, and such rows are not written.
 //
 // Constants from the pipeline's prelude: HEAD_DIM, BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power of two
-// that divides HEAD_DIM), P_CHUNK (a multiple of TX that divides BLOCK_N), V_CHUNK (divides P_CHUNK). UNIT is 1 where
-// compilers should unroll, else params.unit (see there).
+// that divides HEAD_DIM), P_CHUNK (a multiple of TX that divides BLOCK_N), V_CHUNK (divides P_CHUNK). UNIT: see
+// withUnit in src/kernels/shader_text.ts. Workgroup memory: lib/stage_patch.wgsl.
 // The kernel's own file defines tile_count, key_at and is_visible; lib/row_reduce_*.wgsl defines row_max
 // and row_sum over the TX threads of a row.
 
@@ -59,7 +59,8 @@ const K_AT: u32 = Q_CHUNK / 4u * Q_GROUP;
 const P_AT: u32 = select(0u, K_AT, Q_WHOLE);
 const V_AT: u32 = P_AT + P_CHUNK * P_STRIDE;
 
-var<workgroup> staged: array<vec4<f32>, max(K_AT + DC4 * K_GROUP, V_AT + V_CHUNK * V_STRIDE)>;
+const STAGE_SIZE: u32 = max(K_AT + DC4 * K_GROUP, V_AT + V_CHUNK * V_STRIDE);
+
 var<workgroup> tile_keys: array<u32, BLOCK_N>;
 
 // What this thread stages next, on its way while it multiplies.
@@ -69,18 +70,6 @@ fn q_at(q_head: u32, row: u32, d: u32) -> u32 {
   return q_head + min(row, params.n_q - 1u) * params.q_row_stride + d;
 }
 
-// Four dimensions of four rows; `stride` is from one dimension to the next.
-fn stage_patch(at: u32, stride: u32, x0: StorageVec4, x1: StorageVec4, x2: StorageVec4, x3: StorageVec4) {
-  let a = unpack_vec4(x0);
-  let b = unpack_vec4(x1);
-  let c = unpack_vec4(x2);
-  let d = unpack_vec4(x3);
-  staged[at] = vec4<f32>(a.x, b.x, c.x, d.x);
-  staged[at + stride] = vec4<f32>(a.y, b.y, c.y, d.y);
-  staged[at + 2u * stride] = vec4<f32>(a.z, b.z, c.z, d.z);
-  staged[at + 3u * stride] = vec4<f32>(a.w, b.w, c.w, d.w);
-}
-
 // Stages q whole.
 fn stage_q(thread: u32, q_head: u32, row0: u32) {
   for (var i = thread; i < Q_STRIDE * D4; i += THREADS) {
@@ -88,7 +77,8 @@ fn stage_q(thread: u32, q_head: u32, row0: u32) {
     let row = row0 + i / D4 * 4u;
     stage_patch(
       d * Q_GROUP + i / D4, Q_STRIDE,
-      q[q_at(q_head, row, d)], q[q_at(q_head, row + 1u, d)], q[q_at(q_head, row + 2u, d)], q[q_at(q_head, row + 3u, d)]);
+      unpack_vec4(q[q_at(q_head, row, d)]), unpack_vec4(q[q_at(q_head, row + 1u, d)]),
+      unpack_vec4(q[q_at(q_head, row + 2u, d)]), unpack_vec4(q[q_at(q_head, row + 3u, d)]));
   }
 }
 
@@ -115,12 +105,16 @@ fn fetch_qk(x: ptr<function, Fetched>, thread: u32, q_head: u32, row0: u32, k_he
 fn stage_qk(x: ptr<function, Fetched>, thread: u32) {
   for (var turn = 0u; turn < TURNS; turn++) {
     let i = thread + turn * THREADS;
-    let t = 4u * turn;
-    if (i < Q_AHEAD) {
-      stage_patch(i % DC4 * Q_GROUP + i / DC4, Q_STRIDE, (*x)[t], (*x)[t + 1u], (*x)[t + 2u], (*x)[t + 3u]);
-    } else if (i < PATCHES) {
-      let at = K_AT + i % DC4 * K_GROUP + (i - Q_AHEAD) / DC4;
-      stage_patch(at, K_STRIDE, (*x)[t], (*x)[t + 1u], (*x)[t + 2u], (*x)[t + 3u]);
+    if (i < PATCHES) {
+      let x0 = unpack_vec4((*x)[4u * turn]);
+      let x1 = unpack_vec4((*x)[4u * turn + 1u]);
+      let x2 = unpack_vec4((*x)[4u * turn + 2u]);
+      let x3 = unpack_vec4((*x)[4u * turn + 3u]);
+      if (i < Q_AHEAD) {
+        stage_patch(i % DC4 * Q_GROUP + i / DC4, Q_STRIDE, x0, x1, x2, x3);
+      } else {
+        stage_patch(K_AT + i % DC4 * K_GROUP + (i - Q_AHEAD) / DC4, K_STRIDE, x0, x1, x2, x3);
+      }
     }
   }
 }
@@ -140,9 +134,14 @@ fn stage_v(x: ptr<function, Fetched>, thread: u32) {
   for (var turn = 0u; turn < V_TURNS; turn++) {
     let i = thread + turn * THREADS;
     if (V_CHUNK * V_STRIDE % THREADS == 0u || i < V_CHUNK * V_STRIDE) {
-      staged[V_AT + i] = unpack_vec4((*x)[turn]);
+      stage[V_AT + i] = unpack_vec4((*x)[turn]);
     }
   }
+}
+
+// Row r of a thread's ROWS.
+fn row_of(ty: u32, r: u32) -> u32 {
+  return 4u * (ty + r / 4u * TY) + r % 4u;
 }
 
 // Element i of x. Registers have no run-time index.
@@ -209,10 +208,10 @@ fn main(
         for (var e = 0u; e < 4u; e++) {
           var keys: array<vec4<f32>, KEY_VECS>;
           for (var g = 0u; g < KEY_VECS; g++) {
-            keys[g] = staged[K_AT + group * K_GROUP + e * K_STRIDE + tx + g * TX];
+            keys[g] = stage[K_AT + group * K_GROUP + e * K_STRIDE + tx + g * TX];
           }
           for (var rows = 0u; rows < ROW_VECS; rows++) {
-            let x = staged[(q_d + group) * Q_GROUP + e * Q_STRIDE + ty + rows * TY];
+            let x = stage[(q_d + group) * Q_GROUP + e * Q_STRIDE + ty + rows * TY];
             let at = 4u * rows * KEY_VECS;
             for (var g = 0u; g < KEY_VECS; g++) {
               s[at + g] = fma(vec4<f32>(x.x), keys[g], s[at + g]);
@@ -234,7 +233,7 @@ fn main(
       let slot = 4u * g * TX + tx;
       let keys = vec4<u32>(tile_keys[slot], tile_keys[slot + TX], tile_keys[slot + 2u * TX], tile_keys[slot + 3u * TX]);
       for (var r = 0u; r < ROWS; r++) {
-        let position = params.q_offset + row0 + 4u * (ty + r / 4u * TY) + r % 4u;
+        let position = params.q_offset + row0 + row_of(ty, r);
         let visible = vec4<bool>(
           is_visible(entry, position, keys.x),
           is_visible(entry, position, keys.y),
@@ -277,7 +276,7 @@ fn main(
               }
               p[e] = pick(x, i % 4u);
             }
-            staged[P_AT + (j * TX + tx) * P_STRIDE + ty + rows * TY] = p;
+            stage[P_AT + (j * TX + tx) * P_STRIDE + ty + rows * TY] = p;
           }
         }
       }
@@ -291,10 +290,10 @@ fn main(
           let n = 4u * group + e;
           var values: array<vec4<f32>, COLS>;
           for (var c = 0u; c < COLS; c++) {
-            values[c] = staged[V_AT + n * V_STRIDE + c * TX + tx];
+            values[c] = stage[V_AT + n * V_STRIDE + c * TX + tx];
           }
           for (var rows = 0u; rows < ROW_VECS; rows++) {
-            let p = staged[P_AT + (n0 % P_CHUNK + n) * P_STRIDE + ty + rows * TY];
+            let p = stage[P_AT + (n0 % P_CHUNK + n) * P_STRIDE + ty + rows * TY];
             let at = 4u * rows * COLS;
             for (var c = 0u; c < COLS; c++) {
               o_acc[at + c] = fma(vec4<f32>(p.x), values[c], o_acc[at + c]);
@@ -311,7 +310,7 @@ fn main(
 
   row_sum(&l, tx, ty);
   for (var r = 0u; r < ROWS; r++) {
-    let row = row0 + 4u * (ty + r / 4u * TY) + r % 4u;
+    let row = row0 + row_of(ty, r);
     if (row < params.n_q) {
       let seen = l[r] > 0.0;
       let inv_l = select(0.0, 1.0 / l[r], seen);

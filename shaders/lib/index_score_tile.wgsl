@@ -10,7 +10,7 @@
 //
 // Constants from the pipeline's prelude: HEAD_DIM, a multiple of 16. The kernel's own files define row_vec4(row, d)
 // and key_vec4(key, d): dimensions 4 * d .. 4 * d + 3 of a row or key of the tile, 0 where there is none.
-// GROUPS_AT is DC4 where compilers should unroll the products of a chunk, else the same worked out at run time.
+// UNIT: see withUnit in src/kernels/shader_text.ts.
 
 const TILE_ROWS: u32 = 64u;
 const TILE_KEYS: u32 = 128u;
@@ -29,16 +29,8 @@ const KEYS_AT: u32 = DC4 * ROW_GROUP;
 const ROW_PATCHES: u32 = ROW_STRIDE * DC4;
 const PATCHES: u32 = ROW_PATCHES + KEY_STRIDE * DC4;
 
-// Free for the kernel to use after score_tile.
-var<workgroup> stage: array<vec4<f32>, 960>;
-
-// Stages four dimensions of four rows or keys.
-fn stage_patch(at: u32, stride: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) {
-  stage[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
-  stage[at + stride] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
-  stage[at + 2u * stride] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
-  stage[at + 3u * stride] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
-}
+// `stage` of lib/stage_patch.wgsl, free for the kernel to use after score_tile.
+const STAGE_SIZE: u32 = 960u;
 
 // Every thread of the workgroup must call this together.
 fn score_tile(s: ptr<function, array<vec4<f32>, 16>>, tx: u32, ty: u32) {
@@ -65,7 +57,7 @@ fn score_tile(s: ptr<function, array<vec4<f32>, 16>>, tx: u32, ty: u32) {
       }
     }
     workgroupBarrier();
-    for (var group = 0u; group < GROUPS_AT; group++) {
+    for (var group = 0u; group < DC4 * UNIT; group++) {
       for (var e = 0u; e < 4u; e++) {
         let k_at = KEYS_AT + group * KEY_GROUP + e * KEY_STRIDE + tx;
         let k_lo = stage[k_at];

@@ -7,7 +7,8 @@
 // lib/flash_attention.wgsl.
 //
 // Constants from the pipeline's prelude: BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, DEPTH (8, 16 or 32), ADD (1: add to what C
-// holds), HAS_BIAS; the alias Activation says how A is stored. UNIT is 1 where compilers should unroll, else params.unit.
+// holds), HAS_BIAS; the alias Activation says how A is stored. UNIT: see withUnit in src/kernels/shader_text.ts.
+// Workgroup memory: lib/stage_patch.wgsl.
 // Bindings: 0 params, 1 weights, 2 A, 3 bias, 4 C. Workgroups: (m / BLOCK_M, n / BLOCK_N), rounded up.
 
 @group(0) @binding(2) var<storage, read> a: array<vec4<Activation>>;
@@ -31,38 +32,26 @@ const PAD: u32 = 8u / DEPTH4;
 const A_GROUP: u32 = 4u * A_STRIDE + PAD;
 const W_GROUP: u32 = 4u * W_STRIDE + PAD;
 
-var<workgroup> a_tile: array<vec4<f32>, DEPTH4 * A_GROUP>;
-var<workgroup> w_tile: array<vec4<f32>, DEPTH4 * W_GROUP>;
+// Where W begins in workgroup memory; A is in front.
+const W_AT: u32 = DEPTH4 * A_GROUP;
+const STAGE_SIZE: u32 = W_AT + DEPTH4 * W_GROUP;
 
 fn load_a(row: u32, group: u32) -> vec4<f32> {
   return vec4<f32>(a[params.a_base + min(row, params.m - 1u) * params.a_stride + group]);
 }
 
-// Stages columns 4 * group .. + 3 of the four rows x0 to x3 of W.
-fn stage_w(rows: u32, group: u32, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) {
-  let at = group * W_GROUP + rows;
-  w_tile[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
-  w_tile[at + W_STRIDE] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
-  w_tile[at + 2u * W_STRIDE] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
-  w_tile[at + 3u * W_STRIDE] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
-}
-
 // Stages DEPTH columns of A and W, from k0 on.
-fn stage(thread: u32, row0: u32, column0: u32, k0: u32) {
+fn stage_tiles(thread: u32, row0: u32, column0: u32, k0: u32) {
   for (var turn = 0u; turn < A_TURNS * UNIT; turn++) {
     let i = thread + turn * THREADS;
     if (A_PATCHES % THREADS == 0u || i < A_PATCHES) {
       let rows = i / DEPTH4;
       let group = i % DEPTH4;
-      let x0 = load_a(row0 + 4u * rows, k0 / 4u + group);
-      let x1 = load_a(row0 + 4u * rows + 1u, k0 / 4u + group);
-      let x2 = load_a(row0 + 4u * rows + 2u, k0 / 4u + group);
-      let x3 = load_a(row0 + 4u * rows + 3u, k0 / 4u + group);
-      let at = group * A_GROUP + rows;
-      a_tile[at] = vec4<f32>(x0.x, x1.x, x2.x, x3.x);
-      a_tile[at + A_STRIDE] = vec4<f32>(x0.y, x1.y, x2.y, x3.y);
-      a_tile[at + 2u * A_STRIDE] = vec4<f32>(x0.z, x1.z, x2.z, x3.z);
-      a_tile[at + 3u * A_STRIDE] = vec4<f32>(x0.w, x1.w, x2.w, x3.w);
+      let row = row0 + 4u * rows;
+      let at = k0 / 4u + group;
+      stage_patch(
+        group * A_GROUP + rows, A_STRIDE,
+        load_a(row, at), load_a(row + 1u, at), load_a(row + 2u, at), load_a(row + 3u, at));
     }
   }
   for (var turn = 0u; turn < W_TURNS * UNIT; turn++) {
@@ -75,8 +64,9 @@ fn stage(thread: u32, row0: u32, column0: u32, k0: u32) {
       let x1 = load_weights(min(column0 + 4u * rows + 1u, params.n - 1u), k0 / 8u + group);
       let x2 = load_weights(min(column0 + 4u * rows + 2u, params.n - 1u), k0 / 8u + group);
       let x3 = load_weights(min(column0 + 4u * rows + 3u, params.n - 1u), k0 / 8u + group);
-      stage_w(rows, 2u * group, x0.lo, x1.lo, x2.lo, x3.lo);
-      stage_w(rows, 2u * group + 1u, x0.hi, x1.hi, x2.hi, x3.hi);
+      let at = W_AT + 2u * group * W_GROUP + rows;
+      stage_patch(at, W_STRIDE, x0.lo, x1.lo, x2.lo, x3.lo);
+      stage_patch(at + W_GROUP, W_STRIDE, x0.hi, x1.hi, x2.hi, x3.hi);
     }
   }
 }
@@ -96,16 +86,16 @@ fn main(
   var sum: array<vec4<f32>, 4u * ROW_VECS * COL_VECS>;
   for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
     workgroupBarrier();
-    stage(thread, row0, column0, k0);
+    stage_tiles(thread, row0, column0, k0);
     workgroupBarrier();
     for (var group = 0u; group < DEPTH4 * UNIT; group++) {
       for (var e = 0u; e < 4u; e++) {
         var w: array<vec4<f32>, COL_VECS>;
         for (var j = 0u; j < COL_VECS; j++) {
-          w[j] = w_tile[group * W_GROUP + e * W_STRIDE + tx + j * TX];
+          w[j] = stage[W_AT + group * W_GROUP + e * W_STRIDE + tx + j * TX];
         }
         for (var g = 0u; g < ROW_VECS; g++) {
-          let x = a_tile[group * A_GROUP + e * A_STRIDE + ty + g * TY];
+          let x = stage[group * A_GROUP + e * A_STRIDE + ty + g * TY];
           let at = 4u * g * COL_VECS;
           for (var r = 0u; r < 4u; r++) {
             for (var j = 0u; j < COL_VECS; j++) {

@@ -5,10 +5,11 @@ import matrixSquares from '../../shaders/lib/index_score_squares_matrix.wgsl?raw
 import plain from '../../shaders/lib/index_score_tile.wgsl?raw';
 import matrix from '../../shaders/lib/index_score_tile_matrix.wgsl?raw';
 import tiles from '../../shaders/lib/index_score_tiles.wgsl?raw';
+import stagePatch from '../../shaders/lib/stage_patch.wgsl?raw';
 import type { DeviceProfile } from '../device/profile.js';
 import type { MatrixShape } from '../device/subgroup_matrix.js';
 import { type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
-import type { StorageFormat } from '../kernels/shader_text.js';
+import { type StorageFormat, withUnit } from '../kernels/shader_text.js';
 import { ScoreTileWriter, SUBGROUP_KEYS, stagingWithin } from './score_tile_matrix.js';
 
 /** The inner loop of an index estimator: `rows` x 128 dot products. */
@@ -60,7 +61,7 @@ const MOST_KEPT = 128;
 
 /** WGSL of shaders/lib/index_score_tile.wgsl. Software adapters take long to compile what is unrolled. */
 export function plainScoreTile({ software }: Pick<DeviceProfile, 'software'>): string {
-  return plain.replaceAll('group < GROUPS_AT', software ? 'group < min(DC4, D4 - d0)' : 'group < DC4');
+  return [stagePatch, withUnit(plain, software ? 'min(1u, D4 - d0)' : undefined)].join('\n');
 }
 
 /**

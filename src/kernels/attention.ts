@@ -6,12 +6,13 @@ import flashAttention from '../../shaders/lib/flash_attention.wgsl?raw';
 import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import rowReduceSubgroup from '../../shaders/lib/row_reduce_subgroup.wgsl?raw';
 import rowReduceWorkgroup from '../../shaders/lib/row_reduce_workgroup.wgsl?raw';
+import stagePatch from '../../shaders/lib/stage_patch.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
 import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { MinferenceError } from '../errors.js';
-import { prelude, type StorageFormat, storageLibrary } from './shader_text.js';
+import { prelude, type StorageFormat, storageLibrary, withUnit } from './shader_text.js';
 
 /** Rows of a block that shares one sparse index, and keys of a block of the block-sparse pattern. */
 export const INDEX_BLOCK = 64;
@@ -147,8 +148,7 @@ export function candidateTilings(profile: DeviceProfile, headDim: number): Atten
 }
 
 /**
- * The best tiling that fits the device: 64 rows with 64 or 128 threads where workgroup memory and registers allow,
- * down to 32 x 32 on devices with WebGPU's minimum of 16 KiB.
+ * The best tiling that fits the device.
  *
  * @throws {@link MinferenceError} `limit` when none fits.
  */
@@ -197,7 +197,6 @@ export function attentionShader(
       D_CHUNK: t.dChunk,
       P_CHUNK: t.pChunk,
       V_CHUNK: t.vChunk,
-      ...(t.unroll ? { UNIT: 1 } : {}),
     },
   });
   const spec = { label: `${kernel} D=${headDim} ${storage} ${tilingName(t)}`, bindings: ATTENTION_BINDINGS };
@@ -210,7 +209,8 @@ export function attentionShader(
       headEntry,
       attentionBindings,
       t.subgroups ? rowReduceSubgroup : rowReduceWorkgroup,
-      t.unroll ? flashAttention : flashAttention.replaceAll('* UNIT', '* params.unit'),
+      stagePatch,
+      withUnit(flashAttention, t.unroll ? undefined : 'params.unit'),
       ...SOURCES[kernel],
     ].join('\n'),
   );

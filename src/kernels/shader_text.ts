@@ -42,3 +42,11 @@ export function prelude(options: PreludeOptions): string {
   for (const [name, value] of Object.entries(options.constants ?? {})) lines.push(`const ${name}: u32 = ${value}u;`);
   return `${lines.join('\n')}\n`;
 }
+
+/**
+ * A shader whose loops are bounded by constants times UNIT. Bare, so that compilers unroll them; or times `one`, an expression that is 1
+ * only at run time, where that would compile for too long.
+ */
+export function withUnit(source: string, one?: string): string {
+  return source.replaceAll(' * UNIT', one ? ` * ${one}` : '');
+}

@@ -1,3 +1,4 @@
+import stagePatch from '../../shaders/lib/stage_patch.wgsl?raw';
 import dequantize from '../../shaders/model/dequantize.wgsl?raw';
 import gemm from '../../shaders/model/gemm.wgsl?raw';
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
@@ -9,7 +10,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { Bindable, Recorder } from '../device/recorder.js';
 import { invalidArgument } from '../errors.js';
 import { f32Bits } from '../index/layer.js';
-import { prelude } from '../kernels/shader_text.js';
+import { prelude, withUnit } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
   gemmTilingFor,
@@ -151,7 +152,7 @@ const GPU_GEMM = { blockN: 64, laneRows: 2, depth: 16, unroll: true } as const;
 const SOFTWARE_GEMM = { blockN: 32, threadsX: 8, threadsY: 8, laneRows: 1, depth: 16, unroll: false } as const;
 
 /** Tilings of the kernel for many rows: 32 or 64 sums a thread on GPUs, fewer on software devices, which take long to compile many. */
-export const PLAIN_GEMM_TILINGS = {
+const PLAIN_GEMM_TILINGS = {
   gpu: {
     few: { ...GPU_GEMM, blockM: 64, threadsX: 16, threadsY: 8 },
     many: { ...GPU_GEMM, blockM: 128, threadsX: 8, threadsY: 16 },
@@ -185,7 +186,6 @@ export function gemmShader(
     DEPTH: t.depth,
     ADD: output === 'add' ? 1 : 0,
     HAS_BIAS: bias ? 1 : 0,
-    ...(t.unroll ? { UNIT: 1 } : {}),
   };
   return {
     label: `gemm ${type} ${activation} ${output} ${plainGemmName(t)}${bias ? ' bias' : ''}`,
@@ -194,7 +194,8 @@ export function gemmShader(
       gemmBindings,
       weightLibrary(type),
       outputLibrary(out),
-      t.unroll ? gemm : gemm.replaceAll('* UNIT', '* params.unit'),
+      stagePatch,
+      withUnit(gemm, t.unroll ? undefined : 'params.unit'),
     ].join('\n'),
     bindings: ['uniform', 'read', 'read', 'read', 'write'],
   };
