@@ -299,7 +299,7 @@ async function run(options: Options): Promise<void> {
   const [passes, warmMs, keep] = [Number(options.passes), Number(options.warmMs), Number(options.keep)];
   const types = options.types.split(',') as WeightType[];
   const shapes = matrixShapes(device);
-  const tilings = shapes
+  const tilings = (options.matrix ? shapes : [])
     .flatMap((shape) => GEMM_TILINGS.map((t): MatrixGemmTiling => ({ ...t, shape })))
     .filter((t) => gemmTilingFits(t, profile.limits) && options.only.split(',').some((part) => gemmTilingName(t).includes(part)));
   console.log(`${profile.name}: ${tilings.length} tilings on subgroup matrices of ${shapes.length} shapes`);
@@ -308,12 +308,13 @@ async function run(options: Options): Promise<void> {
       `  ${gemmTilingName(t)}: ${gemmSubgroups(t) * SUBGROUP_SIZE} invocations, about ${Math.round(gemmRegisters(t))} registers, ${gemmWorkgroupBytes(t)} bytes`,
     );
   }
+  const plain = options.plain ? (JSON.parse(readFileSync(options.plain, 'utf8')) as GemmTiling[]) : [];
   const parts = options.ablate ? ablatedParts(options.ablate, PRODUCT_ABLATIONS) : [];
   const all: GemmRow[] = [];
   for (const m of options.rows.split(',').map(Number)) {
     const sizes = parseSizes(options.sizes, m);
     const first = sizes[0] as Size;
-    let best = m > GEMV_ROWS && options.matrix ? tilings : [];
+    let best = m > GEMV_ROWS ? tilings : [];
     if (options.ablate) {
       const variants = best.flatMap((t) => parts.map((part) => bench.matrix(t, types[0] ?? 'f16', first, part)));
       all.push(...(await bench.measure(types[0] ?? 'f16', first, variants, passes, warmMs)));
@@ -339,10 +340,7 @@ async function run(options: Options): Promise<void> {
         const variants = best.map((t) => bench.matrix(t, type, size));
         if (m <= GEMV_ROWS && options.gemv)
           variants.push(...parseGemvTilings(options.gemv).map((t) => bench.gemv(t, type, size)));
-        if (options.plain)
-          variants.push(
-            ...(JSON.parse(readFileSync(options.plain, 'utf8')) as GemmTiling[]).map((t) => bench.tiled(t, type, size)),
-          );
+        variants.push(...plain.map((t) => bench.tiled(t, type, size)));
         if (options.tiled || variants.length === 0) variants.push(bench.plain(type, size));
         all.push(...(await bench.measure(type, size, variants, passes, warmMs)));
       }

@@ -68,13 +68,10 @@ export class StageTimer {
   next(stage: Stage): GPUComputePassTimestampWrites {
     const pass = this.#stages.push(stage) - 1;
     const set = Math.floor(pass / SET_PASSES);
-    this.#sets[set] ??= new TimestampSet(this.#device);
+    const timestamps = this.#sets[set] ?? new TimestampSet(this.#device);
+    this.#sets[set] = timestamps;
     const first = 2 * (pass % SET_PASSES);
-    return {
-      querySet: (this.#sets[set] as TimestampSet).querySet,
-      beginningOfPassWriteIndex: first,
-      endOfPassWriteIndex: first + 1,
-    };
+    return { querySet: timestamps.querySet, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 };
   }
 
   /** Waits for the work that was submitted so far; the times of all passes, in order. Starts over after that. */

@@ -280,16 +280,14 @@ export function everyTiling(profile: DeviceProfile, headDim: number): TilingCand
   const { maxComputeInvocationsPerWorkgroup } = profile.limits;
   const limits = { maxComputeWorkgroupStorageSize: 16384, maxComputeInvocationsPerWorkgroup } as GPUSupportedLimits;
   for (const software of new Set([profile.software, false])) {
-    for (const dtype of ['f16', 'f32'] as const) {
-      const candidates = [
-        ...candidateTilings({ ...profile, software }, headDim),
-        chooseTiling({ ...profile, software, subgroups: false, limits }, headDim),
-      ];
-      for (const candidate of candidates) {
-        // Unrolled loops compile for minutes on software adapters.
-        const tiling = { ...candidate, unroll: candidate.unroll && !profile.software };
-        found.set(`${dtype} ${tilingName(tiling)}`, { dtype, tiling });
-      }
+    const candidates = [
+      ...candidateTilings({ ...profile, software }, headDim),
+      chooseTiling({ ...profile, software, subgroups: false, limits }, headDim),
+    ];
+    for (const candidate of candidates) {
+      // Unrolled loops compile for minutes on software adapters.
+      const tiling = { ...candidate, unroll: candidate.unroll && !profile.software };
+      for (const dtype of ['f16', 'f32'] as const) found.set(`${dtype} ${tilingName(tiling)}`, { dtype, tiling });
     }
   }
   return [...found.values()];
