@@ -25,6 +25,9 @@ struct AttentionParams {
   o_head_stride: u32,
   o_row_stride: u32,
   lse_base: u32,         // lse is [H, n_q] f32; counts elements
+  lse_head_stride: u32,
+  splits: u32,           // a row's tiles are dealt out among so many workgroups along z, whose results merge_splits.wgsl joins
+  split_heads: u32,      // heads of o and lse from one split's results to the next one's
   unit: u32,             // 1. Loops bounded by a constant times `unit` stay loops: unrolled, they compile for minutes on some drivers
 }
 
@@ -36,6 +39,11 @@ struct AttentionParams {
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> heads: array<HeadEntry>;
 @group(0) @binding(7) var<storage, read> index: array<u32>;
+
+// Where a workgroup's results go: o and lse hold the heads of one split after those of another.
+fn output_head(head: u32, split: u32) -> u32 {
+  return head + split * params.split_heads;
+}
 
 // Absolute position of the last real row among `rows` rows from row0 on.
 fn last_position(row0: u32, rows: u32) -> u32 {

@@ -5,6 +5,8 @@
 //                                    o = o * exp2(m - m') + p v
 //   o /= l,   lse = ln(sum_j exp(s_j));   o = 0, lse = -inf for a row that sees none of its tiles' keys
 //
+// Few rows that see many keys have their tiles dealt out among `splits` workgroups (Flash-Decoding), each with an o and lse of its own.
+//
 // A workgroup of TY x TX threads owns BLOCK_M rows of one head. Thread (ty, tx) holds, in registers:
 //   s: rows 4 * (ty + g * TY) .. + 3 (g < ROW_VECS), the tile's keys tx + i * TX (i < 4 * KEY_VECS)   -> ROWS * KEY_VECS vec4
 //   o: the same rows, vec4 columns tx + c * TX (c < COLS)                                             -> ROWS * COLS vec4
@@ -178,8 +180,12 @@ fn main(
   if (tiles == 0u) {
     return;  // This head has another pattern (FlexPrefill), whose kernel writes its rows.
   }
+  let share = div_ceil(tiles, params.splits);
+  let first = workgroup.z * share;
+  let end = min(first + share, tiles);
+  let head_out = output_head(entry.head, workgroup.z);
   var fetched: Fetched;
-  for (var tile = 0u; tile < tiles; tile++) {
+  for (var tile = first; tile < end; tile++) {
     if (thread < BLOCK_N) {
       tile_keys[thread] = key_at(entry, row0, tile, thread);
     }
@@ -317,12 +323,12 @@ fn main(
       for (var c = 0u; c < COLS; c++) {
         let d = c * TX + tx;
         if (d < D4) {
-          o[params.o_base + entry.head * params.o_head_stride + row * params.o_row_stride + d] =
+          o[params.o_base + head_out * params.o_head_stride + row * params.o_row_stride + d] =
             pack_vec4(o_acc[r * COLS + c] * inv_l);
         }
       }
       if (tx == 0u && params.write_lse != 0u) {
-        lse[params.lse_base + entry.head * params.n_q + row] =
+        lse[params.lse_base + head_out * params.lse_head_stride + row] =
           select(bitcast<f32>(MINUS_INFINITY * params.unit), LN2 * (m[r] + log2(l[r])), seen);
       }
     }

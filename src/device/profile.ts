@@ -23,6 +23,8 @@ export interface TilingOverrides {
   readonly plain?: AttentionTiling;
   /** Of the matrix tier's kernels. */
   readonly matrix?: Partial<Readonly<Record<MatrixKernel, MatrixTiling>>>;
+  /** Workgroups that fill the device: rows of fewer have their keys split. */
+  readonly workgroups?: number;
 }
 
 /** What the kernels need to know of a device. */

@@ -13,6 +13,7 @@ import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelin
 import type { DeviceProfile } from '../device/profile.js';
 import { MinferenceError } from '../errors.js';
 import { prelude, type StorageFormat, storageLibrary, withUnit } from './shader_text.js';
+import { type TensorWindow, windowWords } from './tensor.js';
 
 /** Rows of a block that shares one sparse index, and keys of a block of the block-sparse pattern. */
 export const INDEX_BLOCK = 64;
@@ -174,6 +175,47 @@ const SOURCES: Readonly<Record<AttentionKernel, readonly string[]>> = {
 
 /** Bindings of every attention kernel, as in shaders/lib/attention_bindings.wgsl. */
 export const ATTENTION_BINDINGS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read', 'write', 'write', 'read', 'read'];
+
+/** What a dispatch of an attention kernel is told, as in shaders/lib/attention_bindings.wgsl. */
+export interface AttentionParams {
+  readonly queries: number;
+  readonly keys: number;
+  readonly queryOffset: number;
+  /** Softmax scale. */
+  readonly scale: number;
+  /** The dispatch does the tiles of rows before this one, the last one first. */
+  readonly rowTileEnd: number;
+  /** First head entry of the dispatch. Default 0. */
+  readonly headStart?: number;
+  readonly writesLse: boolean;
+  /** q, k, v and o. */
+  readonly windows: readonly [TensorWindow, TensorWindow, TensorWindow, TensorWindow];
+  /** Where the log-sum-exp of head 0, row 0 lies in its binding, and f32 elements between heads. */
+  readonly lse: { readonly base: number; readonly headStride: number };
+  /** Workgroups (along z) that a row's tiles are dealt out among, and the heads that each one's output and log-sum-exp take. */
+  readonly split?: { readonly count: number; readonly heads: number };
+}
+
+/** The words of {@link AttentionParams}; numbers are taken modulo 2^32. */
+export function attentionParams(p: AttentionParams): Uint32Array {
+  const words = new Uint32Array([
+    p.queries,
+    p.keys,
+    p.queryOffset,
+    0,
+    p.rowTileEnd,
+    p.headStart ?? 0,
+    p.writesLse ? 1 : 0,
+    ...windowWords(...p.windows),
+    p.lse.base,
+    p.lse.headStride,
+    p.split?.count ?? 1,
+    p.split?.heads ?? 0,
+    1,
+  ]);
+  new Float32Array(words.buffer)[3] = p.scale * Math.LOG2E;
+  return words;
+}
 
 /** The attention kernel of a pattern for one head size, storage format and tiling. */
 export function attentionShader(

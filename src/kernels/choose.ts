@@ -10,6 +10,8 @@ import type { DType, TensorWindow } from './tensor.js';
 export interface ChosenKernel {
   readonly shader: ShaderSpec;
   readonly blockM: number;
+  /** Whether a row's tiles may be dealt out among several workgroups. */
+  readonly splits: boolean;
   /** Keys of a tile, if the kernel reads its index in tiles (shaders/index/slash_tiles.wgsl). */
   readonly slashTile?: number;
 }
@@ -29,7 +31,12 @@ function matrixKernel(
   tiling: MatrixTiling,
 ): ChosenKernel {
   const shader = matrixAttentionShader(kernel, headDim, matrixStorage(windows), tiling);
-  return { shader, blockM: matrixBlockM(tiling), ...(kernel === 'vertical_slash' ? { slashTile: tiling.keys } : {}) };
+  return {
+    shader,
+    blockM: matrixBlockM(tiling),
+    splits: tiling.split === true,
+    ...(kernel === 'vertical_slash' ? { slashTile: tiling.keys } : {}),
+  };
 }
 
 /** The tiling that a kernel gets: in the matrix tier its own, unless the tensors are f32 or no tiling of it fits. */
@@ -47,6 +54,7 @@ export function chooseKernelTiling(
  * The attention kernel for a pattern on a device.
  *
  * @param windows the tensors as bound: rows that all start on 16 bytes are moved 16 bytes at a time in the matrix tier
+ * @param split whether the matrix tier's kernel is to be one whose keys may be split; those of other tiers always are
  */
 export function chooseKernel(
   profile: DeviceProfile,
@@ -54,11 +62,15 @@ export function chooseKernel(
   headDim: number,
   dtype: DType,
   windows: readonly TensorWindow[],
+  split = false,
 ): ChosenKernel {
   const tiling = chooseKernelTiling(profile, kernel, headDim, dtype);
-  if (tiling.matrix) return matrixKernel(kernel, headDim, windows, tiling.matrix);
+  if (tiling.matrix) {
+    const splits = split && (kernel === 'dense' || kernel === 'a_shape');
+    return matrixKernel(kernel, headDim, windows, splits ? { ...tiling.matrix, split: true } : tiling.matrix);
+  }
   const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), tiling.plain);
-  return { shader, blockM: tiling.plain.blockM };
+  return { shader, blockM: tiling.plain.blockM, splits: true };
 }
 
 /**

@@ -104,6 +104,7 @@ export function matrixAttentionShader(
     `r${STRIP_ROWS * t.strips}`,
     ...(t.pairs ? ['pairs'] : []),
     ...(t.vFirst ? ['v-first'] : []),
+    ...(t.split ? ['split'] : []),
     `s${t.scoreKeys}`,
     `q-${t.queries}`,
     t.staging,
@@ -612,7 +613,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 
   /** Eight output columns of a row, from vec4 `at` on. */
   #loadOutput(row: string, at: string): string {
-    return `load_o(params.o_base + entry.head * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
+    return `load_o(params.o_base + head_out * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
   }
 
   /** Adds eight output columns of the band to `a` and `b`. */
@@ -639,7 +640,7 @@ b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<
           this.walks
             ? `var m_band = M_START;
 if (merges) {
-m_band = LOG2E * lse[params.lse_base + entry.head * params.n_q + min(row_${s}, params.n_q - 1u)];
+m_band = LOG2E * lse[params.lse_base + head_out * params.lse_head_stride + min(row_${s}, params.n_q - 1u)];
 }
 let m = max(m_${s}, m_band);
 let total = l * exp2(m_${s} - m) + select(0.0, exp2(m_band - m), merges);
@@ -653,7 +654,7 @@ let own = select(0.0, 1.0 / l, l > 0.0);`,
             text(
               this.#spill(s, start / columns, columns),
               `if (row_${s} < params.n_q) {
-let to = params.o_base + entry.head * params.o_head_stride + row_${s} * params.o_row_stride + ${start / 4}u;`,
+let to = params.o_base + head_out * params.o_head_stride + row_${s} * params.o_row_stride + ${start / 4}u;`,
               range(columns / 16).map(
                 (i) => `{
 let at = s_row_${s} + 2u * (${2 * i}u + half);
@@ -667,7 +668,7 @@ store_o(to + 2u * (${2 * i}u + half), a, b);
             ),
           ),
           `if (half == 0u && row_${s} < params.n_q && params.write_lse != 0u) {
-lse[params.lse_base + entry.head * params.n_q + row_${s}] = LN2 * (m + log2(total));
+lse[params.lse_base + head_out * params.lse_head_stride + row_${s}] = LN2 * (m + log2(total));
 }`,
           '}',
         ),

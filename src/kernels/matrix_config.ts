@@ -39,6 +39,8 @@ export interface MatrixTiling {
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
   readonly sync: MatrixSync;
+  /** A row's tiles may be dealt out among several workgroups; see {@link AttentionParams.splits}. Dense and A-shape only. */
+  readonly split?: boolean;
   /** Padding of a row of scores, in 16 bytes: 2 avoids bank conflicts, 1 takes less memory. */
   readonly scorePad: 1 | 2;
 }
@@ -141,6 +143,7 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   const whole = t.staging.startsWith('overlap');
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
+  if (t.split && kernel !== 'dense' && kernel !== 'a_shape') return `the keys of ${kernel} attention cannot be split`;
   if (t.vFirst && !t.pairs) return 'only pairs can ask for V first';
   if (t.pairs) {
     if (t.staging !== 'overlap' || t.strips !== 1 || t.queries !== 'registers')
@@ -159,7 +162,7 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
 }
 
 /** A tiling apart from what the device decides. */
-export type TilingShape = Omit<MatrixTiling, 'shape' | 'sync'>;
+export type TilingShape = Omit<MatrixTiling, 'shape' | 'sync' | 'split'>;
 
 type StagedKeys = readonly [MatrixTiling['keys'], MatrixTiling['scoreKeys'], MatrixStaging, 'pipelined'?];
 

@@ -71,7 +71,7 @@ let subgroup = thread / ${SUBGROUP_SIZE}u;
 let lane = thread % ${SUBGROUP_SIZE}u;
 emulated_lane = lane;
 emulated_thread = thread;
-bank_start = ((workgroup.y * workgroups.x + workgroup.x) * THREADS + thread) * ${EMULATION_BYTES / 4}u;
+bank_start = (((workgroup.z * workgroups.y + workgroup.y) * workgroups.x + workgroup.x) * THREADS + thread) * ${EMULATION_BYTES / 4}u;
 ${each('i', rows, 'bank[bank_start + i] = 0.0;')}`,
     declarations: () => {
       if (used * 4 > EMULATION_BYTES)

@@ -334,12 +334,12 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
 l = ${this.ops.pairSum('l')};
 row_factors[own_row] = select(0.0, 1.0 / l, l > 0.0);
 if (half == 0u && row0 + own_row < params.n_q && params.write_lse != 0u) {
-lse[params.lse_base + entry.head * params.n_q + row0 + own_row] = LN2 * (m + log2(l));
+lse[params.lse_base + head_out * params.lse_head_stride + row0 + own_row] = LN2 * (m + log2(l));
 }
 workgroupBarrier();
 let inv_l = row_factors[pair_row + lane];
 let row = row0 + pair_row + lane;
-let to = params.o_base + entry.head * params.o_head_stride + row * params.o_row_stride + side * ${this.d / 8}u;`,
+let to = params.o_base + head_out * params.o_head_stride + row * params.o_row_stride + side * ${this.d / 8}u;`,
       this.#eachOutput(
         (columns, start) => `if (row < params.n_q) {
 for (var i = 0u; i < ${columns / 8}u; i++) {

@@ -105,7 +105,7 @@ export class TileWriter {
 
   /** The first key of a tile of neighbouring keys. */
   protected firstKey(tile: string): string {
-    return `key_at(entry, row0, visited(${tile}, tiles), 0u)`;
+    return `key_at(entry, row0, ${this.visited(tile)}, 0u)`;
   }
 
   /** Loads this invocation's words of a tile of k or v into variables `${tensor}_next_${i}`; `key0` is its first key, if that is known. */
@@ -150,16 +150,21 @@ export class TileWriter {
   /** Whether every row sees every key of a tile. */
   protected isFull(tile: string): string {
     if (this.walks) return `tile_is_full(row0, ${tile}, ${this.keyAt(tile, 'BLOCK_N - 1u')})`;
-    const full = `tile_is_full(entry, row0, visited(${tile}, tiles), ${this.keyAt(tile, '0u')})`;
+    const full = `tile_is_full(entry, row0, ${this.visited(tile)}, ${this.keyAt(tile, '0u')})`;
     // Blocks are listed in ascending order, and only the last two can reach past the diagonal.
-    return this.kernel === 'block_sparse' ? `(visited(${tile}, tiles) + ${(2 * 64) / this.t.keys}u < tiles || ${full})` : full;
+    return this.kernel === 'block_sparse' ? `(${this.visited(tile)} + ${(2 * 64) / this.t.keys}u < tiles || ${full})` : full;
   }
 
   /** The key in a slot of a tile. */
   protected keyAt(tile: string, slot: string): string {
     return this.walks
       ? `tile_keys[${tile} % (2u * BATCH) * BLOCK_N + ${slot}]`
-      : `key_at(entry, row0, visited(${tile}, tiles), ${slot})`;
+      : `key_at(entry, row0, ${this.visited(tile)}, ${slot})`;
+  }
+
+  /** The tile of neighbouring keys that step `tile` of the loop visits. */
+  protected visited(tile: string): string {
+    return this.t.split ? `visited(first_step + ${tile}, all_tiles)` : `visited(${tile}, tiles)`;
   }
 
   /** Combines terms pairwise. */
@@ -217,10 +222,16 @@ let k_head = params.k_base + entry.kv_head * params.k_head_stride;
 let v_head = params.v_base + entry.kv_head * params.v_head_stride;
 let scale = max(abs(params.scale_log2), SCALE_MIN);
 let sign_flip = select(0u, 0x80008000u, params.scale_log2 < 0.0);
-let tiles = tile_count(entry, row0);
-if (tiles == 0u) {
+${this.t.split ? 'let all_tiles' : 'let tiles'} = tile_count(entry, row0);
+if (${this.t.split ? 'all_tiles' : 'tiles'} == 0u) {
   return;
 }`, // Another kernel writes this head's rows, or has written them.
+      this.t.split
+        ? `let share = div_ceil(all_tiles, params.splits);
+let first_step = min(workgroup.z * share, all_tiles);
+let tiles = min(share, all_tiles - first_step);
+let head_out = output_head(entry.head, workgroup.z);`
+        : 'let head_out = entry.head;',
     );
   }
 

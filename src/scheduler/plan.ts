@@ -6,11 +6,13 @@ import type { BuiltIndex, IndexLayer } from '../index/layer.js';
 import { recordSlashTiles, slashTilesBytes, slashTilesShader } from '../index/slash_tiles.js';
 import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
 import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
-import { type AttentionKernel, INDEX_BLOCK } from '../kernels/attention.js';
+import { type AttentionKernel, attentionParams, INDEX_BLOCK } from '../kernels/attention.js';
 import { type ChosenKernel, chooseBandKernel, chooseKernel } from '../kernels/choose.js';
+import { mergeSplitsShader } from '../kernels/merge_splits.js';
 import { storageFormat } from '../kernels/shader_text.js';
-import { bindWindow, type Tensor, windowBytes, windowWords } from '../kernels/tensor.js';
+import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
+import { chooseSplits, type LseWindow, recordMerge, splitResults } from './splits.js';
 import type {
   BlockSparsePattern,
   FlexPrefillPattern,
@@ -241,10 +243,12 @@ function windowArgs(pattern: HeadPattern): number[] {
 }
 
 /**
- * Workgroups of a dispatch that fill any GPU with tensor cores: two for each of an H100's 132 multiprocessors. Dispatches wait for
- * each other, so that a smaller one takes no less time, and leaves multiprocessors idle.
+ * Workgroups of a dispatch that fill any GPU: two for each of an H100's 132 multiprocessors. Dispatches wait for each other, so that a
+ * smaller one takes no less time, and leaves multiprocessors idle.
  */
-const MATRIX_WORKGROUPS = 264;
+const GPU_WORKGROUPS = 264;
+/** The same for a CPU that pretends to be a GPU. */
+const SOFTWARE_WORKGROUPS = 4;
 
 /**
  * Diagonals from which on a band has a pass of its own: a block of rows sees 64 keys more than that, and two blocks of rows that
@@ -257,6 +261,8 @@ interface AttentionPass extends ChosenKernel {
   readonly heads: Bindable;
   readonly index: Bindable;
   readonly writesLse: boolean;
+  /** The kernel for rows whose keys are split, if they may be. */
+  readonly split?: ChosenKernel;
   /** Keys that a tile of rows up to `row` visits of a head's pattern, of `visible`. */
   readonly keys: (pattern: HeadPattern, visible: number, row: number) => number;
 }
@@ -275,8 +281,11 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const k = bindWindow(rec.device, 'k', layer.k, first.kvHead, last.kvHead + 1);
   const v = bindWindow(rec.device, 'v', layer.v, first.kvHead, last.kvHead + 1);
   const o = bindWindow(rec.device, 'o', layer.o, first.head, last.head + 1);
-  const windows = [q, k, v, o];
+  const windows = [q, k, v, o] as const;
   const kernel = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, windows);
+  const split = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, windows, true);
+  // One of FlexPrefill's two kernels does nothing for a head, so that there would be nothing to join.
+  const maySplit = split.splits && group.heads.every(({ pattern }) => pattern.kind !== 'flex_prefill');
   const band =
     group.kernel === 'vertical_slash' && mayHaveBands(layer, group.heads)
       ? chooseBandKernel(profile, layer.headDim, layer.q.dtype, windows)
@@ -306,50 +315,67 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       ...kernel,
       ...(tiles ? { heads: tiles.heads, index: tiles.buffer } : indexed),
       writesLse: layer.lse !== undefined,
+      ...(maySplit ? { split } : {}),
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
     },
   ];
-  const least = profile.matrix ? Math.ceil(MATRIX_WORKGROUPS / group.heads.length) : 1;
-  for (const { shader, blockM, writesLse, keys, heads, index } of passes) {
+  const workgroups = profile.tilings?.workgroups ?? (profile.software ? SOFTWARE_WORKGROUPS : GPU_WORKGROUPS);
+  const least = profile.matrix ? Math.ceil(workgroups / group.heads.length) : 1;
+  const room = Math.min(
+    Math.max(0, options.workspaceLimit - workspaceBytes(layer, options, group.heads)),
+    rec.device.limits.maxStorageBufferBindingSize,
+  );
+  for (const pass of passes) {
+    const { blockM, writesLse, keys, heads, index } = pass;
     for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops, least, keys)) {
-      const params = new Uint32Array([
-        layer.seqLen,
-        layer.kvLen,
-        layer.queryOffset,
-        0,
-        slice.tileEnd,
-        0,
-        writesLse ? 1 : 0,
-        ...windowWords(...windows),
-        lse.base,
-        1,
-      ]);
-      new Float32Array(params.buffer)[3] = layer.scale * Math.LOG2E;
+      const count = slice.tileEnd - slice.tileStart;
+      const rows = {
+        headStart: first.head,
+        headEnd: last.head + 1,
+        rowStart: slice.tileStart * blockM,
+        rowEnd: Math.min(slice.tileEnd * blockM, layer.seqLen),
+        headDim: layer.headDim,
+        dtype: layer.o.dtype,
+      };
+      const splits = pass.split ? chooseSplits(rows, workgroups / (count * group.heads.length), slice.keys, room) : 1;
+      const results = splits > 1 ? splitResults(rec, rows, splits) : undefined;
+      const { shader } = (results && pass.split) || pass;
+      const to = results ?? { o, lse };
+      const params = attentionParams({
+        queries: layer.seqLen,
+        keys: layer.kvLen,
+        queryOffset: layer.queryOffset,
+        scale: layer.scale,
+        rowTileEnd: slice.tileEnd,
+        writesLse: writesLse || results !== undefined,
+        windows: [q, k, v, to.o],
+        lse: to.lse,
+        ...(results ? { split: results } : {}),
+      });
       rec.dispatch({
         stage: 'kernel',
         shader,
-        bindings: [rec.constant(params), q.range, k.range, v.range, o.range, lse.range, heads, index],
-        workgroups: [slice.tileEnd - slice.tileStart, group.heads.length],
+        bindings: [rec.constant(params), q.range, k.range, v.range, to.o.range, to.lse.range, heads, index],
+        workgroups: [count, group.heads.length, splits],
         flops: slice.flops,
       });
+      if (!results) continue;
+      const storage = storageFormat(profile, layer.o.dtype);
+      recordMerge(rec, rows, results, { o, lse, writesLse, heads, headCount: group.heads.length, storage });
+      results.release();
     }
   }
   if (tiles) rec.release(tiles.buffer);
 }
 
-/** The caller's log-sum-exp; without one, workspace if the kernels need it among themselves. `base` counts f32, modulo 2^32. */
-function bindLse(
-  rec: Recorder,
-  layer: ResolvedLayer,
-  headStart: number,
-  headEnd: number,
-  needed: boolean,
-): { range: { buffer: GPUBuffer; offset: number; size: number }; base: number } {
+/** The caller's log-sum-exp; without one, workspace if the kernels need it among themselves. */
+function bindLse(rec: Recorder, layer: ResolvedLayer, headStart: number, headEnd: number, needed: boolean): LseWindow {
+  const headStride = layer.seqLen;
   if (!layer.lse) {
     const size = needed ? (headEnd - headStart) * layer.seqLen * 4 : 16;
     const buffer = rec.workspace(needed ? 'lse of the bands' : 'unused lse', size);
     rec.release(buffer);
-    return { range: { buffer, offset: 0, size }, base: needed ? -headStart * layer.seqLen : 0 };
+    return { range: { buffer, offset: 0, size }, base: needed ? -headStart * headStride : 0, headStride };
   }
   const { buffer, offset } = layer.lse;
   const first = offset + headStart * layer.seqLen * 4;
@@ -357,6 +383,7 @@ function bindLse(
   return {
     range: { buffer, offset: aligned, size: offset + headEnd * layer.seqLen * 4 - aligned },
     base: (offset - aligned) / 4,
+    headStride,
   };
 }
 
@@ -364,9 +391,14 @@ interface RowSlice {
   readonly tileStart: number;
   readonly tileEnd: number;
   readonly flops: number;
+  /** Keys that its last tile visits of the head that visits most. */
+  readonly keys: number;
 }
 
-/** Cuts the tiles of rows into slices of about `budget` floating-point operations, but at least `least` tiles, last rows first. */
+/**
+ * Cuts the tiles of rows into slices of about `budget` floating-point operations, but at least `least` tiles, last rows first. Rows
+ * that see far more keys than those before them (tri-shape) are a slice of their own.
+ */
 function sliceRows(
   layer: ResolvedLayer,
   blockM: number,
@@ -377,24 +409,22 @@ function sliceRows(
 ): RowSlice[] {
   const slices: RowSlice[] = [];
   const tiles = Math.ceil(layer.seqLen / blockM);
-  let tileEnd = tiles;
-  let flops = 0;
+  let slice = { tileStart: tiles, tileEnd: tiles, flops: 0, keys: 0 };
+  let next = 0;
   for (let tile = tiles - 1; tile >= 0; tile--) {
     const rows = Math.min(blockM, layer.seqLen - tile * blockM);
     const visible = layer.queryOffset + tile * blockM + rows;
-    let keys = 0;
-    for (const { pattern } of group.heads) keys += keysOf(pattern, visible, tile * blockM + rows - 1);
-    const cost = 4 * layer.headDim * rows * keys;
-    const count = tileEnd - tile - 1;
-    if (count > 0 && ((flops + cost > budget && count >= least) || count >= 65535)) {
-      slices.push({ tileStart: tile + 1, tileEnd, flops });
-      tileEnd = tile + 1;
-      flops = 0;
+    const keys = group.heads.map(({ pattern }) => keysOf(pattern, visible, tile * blockM + rows - 1));
+    const cost = 4 * layer.headDim * rows * keys.reduce((sum, n) => sum + n, 0);
+    const count = slice.tileEnd - slice.tileStart;
+    if (count > 0 && ((slice.flops + cost > budget && count >= least) || count >= 65535 || cost * 4 < next)) {
+      slices.push(slice);
+      slice = { tileStart: slice.tileStart, tileEnd: slice.tileStart, flops: 0, keys: 0 };
     }
-    flops += cost;
+    slice = { ...slice, tileStart: tile, flops: slice.flops + cost, keys: Math.max(slice.keys, ...keys) };
+    next = cost;
   }
-  slices.push({ tileStart: 0, tileEnd, flops });
-  return slices;
+  return [...slices, slice];
 }
 
 /** Keys that a tile of rows up to `row` visits, of `visible`; a guess for vertical-slash, whose index is only known on the GPU. */
@@ -446,8 +476,12 @@ export function attentionShaders(
     kind === 'flex_prefill' ? ['vertical_slash', 'block_sparse'] : [kernelOf(kind)],
   );
   const band = kernels.includes('vertical_slash') ? chooseBandKernel(profile, headDim, dtype, []) : undefined;
-  const chosen = [...new Set(kernels)].map((kernel) => chooseKernel(profile, kernel, headDim, dtype, []));
-  return [...chosen, ...(band ? [band] : [])].flatMap(({ shader, slashTile }) =>
+  const chosen = [...new Set(kernels)].flatMap((kernel) =>
+    [false, true].map((split) => chooseKernel(profile, kernel, headDim, dtype, [], split)),
+  );
+  const merge = mergeSplitsShader(headDim, storageFormat(profile, dtype));
+  const shaders = [...chosen, ...(band ? [band] : [])].flatMap(({ shader, slashTile }) =>
     slashTile === undefined ? [shader] : [slashTilesShader(slashTile), shader],
   );
+  return [...shaders, merge];
 }

@@ -3,14 +3,16 @@ import type { DeviceProfile } from '../../src/device/profile.js';
 import {
   type AttentionKernel,
   type AttentionTiling,
+  attentionParams,
   attentionShader,
   candidateTilings,
   chooseTiling,
   HEAD_DIMS,
   tilingName,
 } from '../../src/kernels/attention.js';
+import { mergeSplitsShader } from '../../src/kernels/merge_splits.js';
 import { storageFormat } from '../../src/kernels/shader_text.js';
-import { bindWindow, type DType, type Tensor, windowWords } from '../../src/kernels/tensor.js';
+import { bindWindow, type DType, type Tensor } from '../../src/kernels/tensor.js';
 import {
   type AttentionInput,
   type AttentionShape,
@@ -34,8 +36,20 @@ import {
   worstRowError,
 } from '../../src/reference/oracle.js';
 import { plantedLayer, type Random, randomLayer } from '../../src/reference/random.js';
+import { recordMerge, splitResults } from '../../src/scheduler/splits.js';
 import { assert, headDimOf, randomOf, type SuiteCase, type SuiteContext } from './context.js';
-import { gpuOf, type Layout, makeTensor, PLAIN, readTensor, recorderOf, roundInput, submit, uploadWords } from './tensors.js';
+import {
+  gpuOf,
+  type Layout,
+  lseWindow,
+  makeTensor,
+  PLAIN,
+  readTensor,
+  recorderOf,
+  roundInput,
+  submit,
+  uploadWords,
+} from './tensors.js';
 
 const KERNELS: readonly AttentionKernel[] = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'];
 
@@ -59,6 +73,8 @@ interface AttentionRun {
   readonly rows?: readonly number[];
   /** Submit heads and row tiles one dispatch each, as a scheduler may. */
   readonly split?: boolean;
+  /** Deal out the keys of a row among so many workgroups. */
+  readonly splits?: number;
 }
 
 /** The visibility of a pattern in the oracle's terms. */
@@ -176,20 +192,32 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
     new Uint32Array(index.entries.flatMap((e, head) => [head, kvHeadOf(input, head), e.offset, e.arg0, e.arg1, 0, 0, 0])),
   );
   const recorder = recorderOf(device);
-  const shader = attentionShader(kernel, headDim, storageFormat(ctx.profile, dtype), tiling);
-  const windows = [q, k, v, o].map((tensor, i) => bindWindow(device, 'qkvo'.charAt(i), tensor, 0, tensor.heads));
+  const storage = storageFormat(ctx.profile, dtype);
+  const shader = attentionShader(kernel, headDim, storage, tiling);
+  const window = (name: string, tensor: Tensor) => bindWindow(device, name, tensor, 0, tensor.heads);
+  const bound = [window('q', q), window('k', k), window('v', v)] as const;
+  const target = { o: window('o', o), lse: lseWindow(lse, queries) };
+  const rows = { headStart: 0, headEnd: heads, rowStart: 0, rowEnd: queries, headDim, dtype };
+  const results = run.splits ? splitResults(recorder, rows, run.splits) : undefined;
+  const to = results ?? target;
   const record = (rowTileEnd: number, rowTiles: number, headStart: number, headCount: number): void => {
-    const words = new Uint32Array(24);
-    words.set([queries, keys, offset]);
-    new Float32Array(words.buffer)[3] = scaleOf(input) * Math.LOG2E;
-    words.set([rowTileEnd, headStart, run.lse ? 1 : 0], 4);
-    words.set(windowWords(...windows), 7);
-    words.set([lse.offset, 1], 19);
+    const params = attentionParams({
+      queries,
+      keys,
+      queryOffset: offset,
+      scale: scaleOf(input),
+      rowTileEnd,
+      headStart,
+      writesLse: run.lse || results !== undefined,
+      windows: [...bound, to.o],
+      lse: to.lse,
+      ...(results ? { split: results } : {}),
+    });
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant(words), ...windows.map((w) => w.range), lse.buffer, entries, indexBuffer],
-      workgroups: [rowTiles, headCount],
+      bindings: [recorder.constant(params), ...bound.map((w) => w.range), to.o.range, to.lse.range, entries, indexBuffer],
+      workgroups: [rowTiles, headCount, results?.count ?? 1],
     });
   };
   const tiles = Math.ceil(queries / tiling.blockM);
@@ -200,7 +228,10 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
   } else {
     record(tiles, tiles, 0, heads);
   }
-  await gpuOf(device).pipelines.prepare([shader]);
+  if (results) {
+    recordMerge(recorder, rows, results, { ...target, writesLse: run.lse ?? false, heads: entries, headCount: heads, storage });
+  }
+  await gpuOf(device).pipelines.prepare([shader, mergeSplitsShader(headDim, storage)]);
   submit(recorder);
   const result = { o: await readTensor(device, o, 'o'), lse: await readTensor(device, lse, 'lse') };
   for (const { buffer } of [q, k, v, o, lse] satisfies Tensor[]) buffer.destroy();
@@ -393,6 +424,27 @@ KERNELS.forEach((kernel, kernelNumber) => {
   add(`${kernel}: work cut into many dispatches`, (ctx, name) =>
     checkRandom(ctx, name, { kernel, shape: square(3, 1, 330, headDimOf(ctx, 'f32', 32)), split: true, lse: true }),
   );
+
+  add(`${kernel}: keys of a row split among workgroups, of which some see none`, async (ctx, name) => {
+    for (const [queries, queryOffset, splits, dtype] of [
+      [1, 0, 2, 'f32'],
+      [5, 700, 4, 'f32'],
+      [130, 37, 3, 'f16'],
+      [70, 100, 20, 'f32'],
+    ] as const) {
+      const shape = {
+        heads: 4,
+        kvHeads: 2,
+        queries,
+        keys: queries + queryOffset + 20,
+        headDim: headDimOf(ctx, dtype, 64),
+        queryOffset,
+      };
+      await checkRandom(ctx, `${name} ${splits}`, { kernel, shape, dtype, splits, lse: splits !== 3 });
+    }
+    const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
+    await checkRandom(ctx, `${name} strides`, { kernel, shape: square(3, 1, 150, 64), layout, splits: 2, lse: true });
+  });
 
   add(
     `${kernel}: every tiling of every head size`,

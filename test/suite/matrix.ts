@@ -7,7 +7,7 @@ import {
   SUBGROUP_SIZE,
 } from '../../src/device/subgroup_matrix.js';
 import { recordSlashTiles, type SlashTilesSizes } from '../../src/index/slash_tiles.js';
-import type { AttentionKernel } from '../../src/kernels/attention.js';
+import { type AttentionKernel, attentionParams } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   MATRIX_TILINGS,
@@ -19,7 +19,8 @@ import {
 } from '../../src/kernels/matrix_config.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
-import { bindWindow, windowWords } from '../../src/kernels/tensor.js';
+import { mergeSplitsShader } from '../../src/kernels/merge_splits.js';
+import { bindWindow, type Tensor } from '../../src/kernels/tensor.js';
 import {
   type AttentionInput,
   type AttentionShape,
@@ -40,8 +41,20 @@ import {
   worstRowError,
 } from '../../src/reference/oracle.js';
 import { type Random, randomLayer } from '../../src/reference/random.js';
+import { recordMerge, splitResults } from '../../src/scheduler/splits.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
-import { gpuOf, type Layout, makeTensor, PLAIN, readTensor, recorderOf, roundInput, submit, uploadWords } from './tensors.js';
+import {
+  gpuOf,
+  type Layout,
+  lseWindow,
+  makeTensor,
+  PLAIN,
+  readTensor,
+  recorderOf,
+  roundInput,
+  submit,
+  uploadWords,
+} from './tensors.js';
 
 /** What one head keeps. */
 interface HeadIndex {
@@ -145,6 +158,8 @@ export interface MatrixRun {
   readonly lse?: boolean;
   /** Submit heads and row tiles one dispatch each, as a scheduler may. */
   readonly split?: boolean;
+  /** Deal out the keys of a row among so many workgroups; the tiling must allow that. */
+  readonly splits?: number;
   /** Multiplies keys from this one on, so that row maxima rise late. */
   readonly boost?: { readonly key: number; readonly factor: number };
 }
@@ -203,10 +218,15 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
     const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
     const tiles = Math.ceil(queries / matrixBlockM(tiling));
-    const bytes = tiles * heads * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
+    const bytes = tiles * heads * (run.splits ?? 1) * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
     return { shader, tiles, writesLse, indexed, bank: emulated ? [recorder.workspace('emulated matrices', bytes)] : [] };
   };
-  const windows = [q, k, v, o].map((tensor, i) => bindWindow(device, 'qkvo'.charAt(i), tensor, 0, tensor.heads));
+  const window = (name: string, tensor: Tensor) => bindWindow(device, name, tensor, 0, tensor.heads);
+  const bound = [window('q', q), window('k', k), window('v', v)] as const;
+  const target = { o: window('o', o), lse: lseWindow(lse, queries) };
+  const rows = { headStart: 0, headEnd: heads, rowStart: 0, rowEnd: queries, headDim, dtype: 'f16' } as const;
+  const results = run.splits ? splitResults(recorder, rows, run.splits) : undefined;
+  const to = results ?? target;
   const last = pass(kernel, tiling, run.lse ?? false);
   const passes = [...(run.band ? [pass('slash_band', run.band.tiling, true)] : []), last];
   const record = (
@@ -216,20 +236,26 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     headStart: number,
     headCount: number,
   ): void => {
-    const params = new Uint32Array(24);
-    params.set([queries, keys, offset]);
-    new Float32Array(params.buffer)[3] = scaleOf(input) * Math.LOG2E;
-    params.set([rowTileEnd, headStart, writesLse ? 1 : 0], 4);
-    params.set(windowWords(...windows), 7);
-    params.set([lse.offset, 1], 19);
+    const params = attentionParams({
+      queries,
+      keys,
+      queryOffset: offset,
+      scale: scaleOf(input),
+      rowTileEnd,
+      headStart,
+      writesLse: writesLse || results !== undefined,
+      windows: [...bound, to.o],
+      lse: to.lse,
+      ...(results ? { split: results } : {}),
+    });
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant(params), ...windows.map((w) => w.range), lse.buffer, ...indexed, ...bank],
-      workgroups: [rowTiles, headCount],
+      bindings: [recorder.constant(params), ...bound.map((w) => w.range), to.o.range, to.lse.range, ...indexed, ...bank],
+      workgroups: [rowTiles, headCount, results?.count ?? 1],
     });
   };
-  await gpuOf(device).pipelines.prepare(passes.map(({ shader }) => shader));
+  await gpuOf(device).pipelines.prepare([...passes.map(({ shader }) => shader), mergeSplitsShader(headDim, 'f16')]);
   for (const each of passes) {
     const { tiles } = each;
     if (!run.split) {
@@ -239,6 +265,10 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     for (let head = 0; head < heads; head++) {
       for (let tile = tiles; tile > 0; tile -= 2) record(each, tile, Math.min(2, tile), head, 1);
     }
+  }
+  if (results) {
+    const entries = { heads: recorder.constant(entryWords), headCount: heads };
+    recordMerge(recorder, rows, results, { ...target, ...entries, writesLse: run.lse ?? false, storage: 'f16' });
   }
   submit(recorder);
   const actual = await readTensor(device, o, 'o');
@@ -384,6 +414,30 @@ for (const [rows, change] of [
     const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
     await checkMatrix(ctx, `${name} strides`, { ...run, shape, band, layout, storage: 'f16', lse: true });
   });
+}
+
+// Keys of a row among several workgroups, of which some see none.
+for (const [rows, change] of [
+  ['pairs', { staging: 'overlap', pairs: true }],
+  ['strips', { subgroups: 2, strips: 2, keys: 16, scoreKeys: 16 }],
+] as const) {
+  for (const kernel of ['dense', 'a_shape'] as const) {
+    add(`${kernel}: split keys, ${rows}`, async (ctx, name) => {
+      const tiling: MatrixTiling = { ...plainTiling(ctx), ...change, split: true };
+      for (const [queries, queryOffset, splits] of [
+        [5, 300, 4],
+        [130, 37, 3],
+        [1, 40, 8],
+      ] as const) {
+        const shape = { heads: 4, kvHeads: 2, queries, keys: queries + queryOffset + 20, headDim: 64, queryOffset };
+        await checkMatrix(ctx, `${name} ${splits}`, { kernel, shape, tiling, splits, lse: splits !== 3 });
+      }
+      const shape = { heads: 2, kvHeads: 1, queries: 70, keys: 170, headDim: 32, queryOffset: 100 };
+      const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
+      const run = { kernel, shape, tiling, splits: 2, lse: true };
+      await checkMatrix(ctx, `${name} late`, { ...run, layout, storage: 'f16', boost: { key: 90, factor: 10 } });
+    });
+  }
 }
 
 add('vertical_slash: many columns', async (ctx, name) => {
