@@ -56,17 +56,17 @@ function visibility(shape: Parameters<typeof keysOfDense>[0], { pattern, index }
 
 /** Relative error of `rows` sampled rows of one head against the float64 oracle, which gets the GPU's index. */
 export async function sampledError(device: GPUDevice, layer: AttentionLayer, head: HeadReport, rows: number): Promise<number> {
-  const { seqLen, headDim, numHeads, dtype } = layer;
-  const bytes = seqLen * headDim * (dtype === 'f16' ? 2 : 4);
+  const { seqLen, headDim, numHeads, dtype, kvLen = seqLen, queryOffset = kvLen - seqLen } = layer;
+  const rowBytes = headDim * (dtype === 'f16' ? 2 : 4);
   const kvHead = Math.floor((head.head * (layer.numKvHeads ?? numHeads)) / numHeads);
-  const read = (buffer: unknown, h: number): Promise<Float32Array> =>
-    readRange(device, buffer as GPUBuffer, h * bytes, bytes, dtype);
-  const shape = { heads: 1, kvHeads: 1, queries: seqLen, keys: seqLen, headDim };
+  const read = (buffer: unknown, h: number, n: number): Promise<Float32Array> =>
+    readRange(device, buffer as GPUBuffer, h * n * rowBytes, n * rowBytes, dtype);
+  const shape = { heads: 1, kvHeads: 1, queries: seqLen, keys: kvLen, headDim, queryOffset };
   const [q, k, v, o] = await Promise.all([
-    read(layer.q, head.head),
-    read(layer.k, kvHead),
-    read(layer.v, kvHead),
-    read(layer.o, head.head),
+    read(layer.q, head.head, seqLen),
+    read(layer.k, kvHead, kvLen),
+    read(layer.v, kvHead, kvLen),
+    read(layer.o, head.head, seqLen),
   ]);
   // The first, the last, and rows spread between them.
   const sample = [...new Set(Array.from({ length: rows }, (_, i) => Math.round((i * (seqLen - 1)) / Math.max(1, rows - 1))))];

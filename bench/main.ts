@@ -22,6 +22,7 @@ import { type BenchCase, measureOurs } from './ours.js';
 import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
 import { bars, costCurve } from './plot.js';
 import { type BenchFile, merge, readEarlier, report, toCsv, toMarkdown, write } from './results.js';
+import { addSplitsCommand } from './splits.js';
 import { runTilings } from './tilings.js';
 import { addTuneCommand } from './tune/matrix_tune.js';
 
@@ -246,5 +247,6 @@ addTuneCommand(program);
 addGemmCommand(program);
 addModelCommand(program, tilingsOf);
 addDecodeCommand(program);
+addSplitsCommand(program);
 pollGently();
 await program.parseAsync();

@@ -247,8 +247,8 @@ function windowArgs(pattern: HeadPattern): number[] {
  * smaller one takes no less time, and leaves multiprocessors idle.
  */
 const GPU_WORKGROUPS = 264;
-/** The same for a CPU that pretends to be a GPU. */
-const SOFTWARE_WORKGROUPS = 4;
+/** The same for a CPU that pretends to be a GPU: any. */
+const SOFTWARE_WORKGROUPS = 1;
 
 /**
  * Diagonals from which on a band has a pass of its own: a block of rows sees 64 keys more than that, and two blocks of rows that
