@@ -19,7 +19,7 @@
 // rows or keys, or one key of four rows, and what a thread multiplies at a time is the outer product of a few vec4. Keys and
 // rows past the end are staged as copies of the last one: p is 0 for such keys, and such rows are not written.
 //
-// Constants from the pipeline's prelude: HEAD_DIM, BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power of two
+// Constants from the pipeline's prelude: HEAD_DIM, GROUP (see lib/attention_bindings.wgsl), BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power of two
 // that divides HEAD_DIM), P_CHUNK (a multiple of TX that divides BLOCK_N), V_CHUNK (divides P_CHUNK). UNIT: see
 // withUnit in src/kernels/shader_text.ts. Workgroup memory: lib/stage_patch.wgsl.
 // The kernel's own file defines tile_count, key_at and is_visible; lib/row_reduce_*.wgsl defines row_max
@@ -69,7 +69,7 @@ var<workgroup> tile_keys: array<u32, BLOCK_N>;
 alias Fetched = array<StorageVec4, FETCHED>;
 
 fn q_at(q_head: u32, row: u32, d: u32) -> u32 {
-  return q_head + min(row, params.n_q - 1u) * params.q_row_stride + d;
+  return q_row(q_head, row) + d;
 }
 
 // Stages q whole.
@@ -239,7 +239,7 @@ fn main(
       let slot = 4u * g * TX + tx;
       let keys = vec4<u32>(tile_keys[slot], tile_keys[slot + TX], tile_keys[slot + 2u * TX], tile_keys[slot + 3u * TX]);
       for (var r = 0u; r < ROWS; r++) {
-        let position = params.q_offset + row0 + row_of(ty, r);
+        let position = position_of(row0 + row_of(ty, r));
         let visible = vec4<bool>(
           is_visible(entry, position, keys.x),
           is_visible(entry, position, keys.y),
@@ -317,18 +317,17 @@ fn main(
   row_sum(&l, tx, ty);
   for (var r = 0u; r < ROWS; r++) {
     let row = row0 + row_of(ty, r);
-    if (row < params.n_q) {
+    if (is_row(row)) {
       let seen = l[r] > 0.0;
       let inv_l = select(0.0, 1.0 / l[r], seen);
       for (var c = 0u; c < COLS; c++) {
         let d = c * TX + tx;
         if (d < D4) {
-          o[params.o_base + head_out * params.o_head_stride + row * params.o_row_stride + d] =
-            pack_vec4(o_acc[r * COLS + c] * inv_l);
+          o[o_row(head_out, row) + d] = pack_vec4(o_acc[r * COLS + c] * inv_l);
         }
       }
       if (tx == 0u && params.write_lse != 0u) {
-        lse[params.lse_base + head_out * params.lse_head_stride + row] =
+        lse[lse_row(head_out, row)] =
           select(bitcast<f32>(MINUS_INFINITY * params.unit), LN2 * (m[r] + log2(l[r])), seen);
       }
     }

@@ -9,5 +9,5 @@ fn tile_is_full(entry: HeadEntry, row0: u32, tile: u32, key0: u32) -> bool {
   // Tri-shape: in a workgroup with dense rows the initial keys are all keys, but other rows may be A-shape.
   let seen_by_all = select(min(n_init, entry.arg0), n_init, row0 >= first_dense_row(entry));
   let is_seen = select(last_position(row0, BLOCK_M) - key0 < entry.arg1, end <= seen_by_all, tile < init_tiles);
-  return end - 1u <= params.q_offset + row0 && is_seen;
+  return end - 1u <= position_of(row0) && is_seen;
 }

@@ -44,6 +44,8 @@ export interface AttentionTiling {
   readonly vChunk: 4 | 8 | 16 | 32;
   /** Reduce rows by subgroup exchange instead of through workgroup memory. */
   readonly subgroups: boolean;
+  /** Query heads whose rows take turns in a workgroup: all that share a key/value head (1). Dense only. */
+  readonly group?: number;
   /** Literal bounds for the inner loops, so that compilers unroll them; software adapters compile that for minutes. */
   readonly unroll: boolean;
 }
@@ -52,7 +54,7 @@ export interface AttentionTiling {
 export function tilingName(t: AttentionTiling): string {
   const threads = `${t.threadsX}x${t.threadsY}${t.laneRows === 2 ? ' pairs' : ''}`;
   const chunks = `q${t.wholeQ ? '*' : t.dChunk} k${t.dChunk} p${t.pChunk} v${t.vChunk}`;
-  return `${t.blockM}x${t.blockN} t${threads} ${chunks}${t.subgroups ? ' sg' : ''}${t.unroll ? ' unrolled' : ''}`;
+  return `${t.blockM}x${t.blockN} t${threads} ${chunks}${t.subgroups ? ' sg' : ''}${t.unroll ? ' unrolled' : ''}${(t.group ?? 1) > 1 ? ` g${t.group}` : ''}`;
 }
 
 /** Bytes of workgroup memory that a tiling takes. */
@@ -230,6 +232,7 @@ export function attentionShader(
     subgroups: t.subgroups,
     constants: {
       HEAD_DIM: headDim,
+      GROUP: t.group ?? 1,
       BLOCK_M: t.blockM,
       BLOCK_N: t.blockN,
       TX: t.threadsX,

@@ -54,7 +54,8 @@ export function chooseKernelTiling(
  * The attention kernel for a pattern on a device.
  *
  * @param windows the tensors as bound: rows that all start on 16 bytes are moved 16 bytes at a time in the matrix tier
- * @param split whether the matrix tier's kernel is to be one whose keys may be split; those of other tiers always are
+ * @param few whether the kernel is for few rows: in the matrix tier its keys may be split then, as those of other tiers always may. Of
+ *   dense attention, the query heads whose rows are to take turns in a workgroup; their only entry is that of the first
  */
 export function chooseKernel(
   profile: DeviceProfile,
@@ -62,14 +63,15 @@ export function chooseKernel(
   headDim: number,
   dtype: DType,
   windows: readonly TensorWindow[],
-  split = false,
+  few?: { readonly group: number },
 ): ChosenKernel {
   const tiling = chooseKernelTiling(profile, kernel, headDim, dtype);
+  const group = kernel === 'dense' ? (few?.group ?? 1) : 1;
   if (tiling.matrix) {
-    const splits = split && (kernel === 'dense' || kernel === 'a_shape');
-    return matrixKernel(kernel, headDim, windows, splits ? { ...tiling.matrix, split: true } : tiling.matrix);
+    const splits = few !== undefined && (kernel === 'dense' || kernel === 'a_shape');
+    return matrixKernel(kernel, headDim, windows, splits ? { ...tiling.matrix, split: true, group } : tiling.matrix);
   }
-  const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), tiling.plain);
+  const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), { ...tiling.plain, group });
   return { shader, blockM: tiling.plain.blockM, splits: true };
 }
 

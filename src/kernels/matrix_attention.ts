@@ -88,6 +88,7 @@ export function matrixAttentionShader(
     f16: true,
     constants: {
       HEAD_DIM: headDim,
+      GROUP: t.group ?? 1,
       BLOCK_M: matrixBlockM(t),
       BLOCK_N: t.keys,
       SCORE_KEYS: t.scoreKeys,
@@ -105,6 +106,7 @@ export function matrixAttentionShader(
     ...(t.pairs ? ['pairs'] : []),
     ...(t.vFirst ? ['v-first'] : []),
     ...(t.split ? ['split'] : []),
+    ...((t.group ?? 1) > 1 ? [`g${t.group}`] : []),
     `s${t.scoreKeys}`,
     `q-${t.queries}`,
     t.staging,
@@ -195,7 +197,7 @@ var l_${s} = 0.0;`,
     const word = (s: number, i: number): string => `q_word_${s}_${i}`;
     return text(
       '// Queries pass through s_tile into registers.',
-      this.#loadRows(word, (row, at) => `load_q(q_head + min(${row}, params.n_q - 1u) * params.q_row_stride + ${at})`),
+      this.#loadRows(word, (row, at) => `load_q(q_row(q_head, ${row}) + ${at})`),
       this.#rows().map(({ id }) => ops.declare(`q_${id}`, 'Left', this.depth)),
       // A row of s_tile holds twice as many halves as scores.
       this.groupsOf(2 * this.t.scoreKeys).map(({ start, columns }) =>
@@ -241,8 +243,8 @@ var l_${s} = 0.0;`,
 let row = i / D8;
 let d = i % D8;
 var x = vec4<u32>();
-if (row0 + row < params.n_q) {
-x = load_q(q_head + (row0 + row) * params.q_row_stride + 2u * d) ^ vec4<u32>(sign_flip);
+if (is_row(row0 + row)) {
+x = load_q(q_row(q_head, row0 + row) + 2u * d) ^ vec4<u32>(sign_flip);
 }
 q_tile[row * KV_STRIDE + d] = x;
 }`;
@@ -494,7 +496,7 @@ next_word = walk_word(walk, tile / BATCH + 3u, thread);
       `if (!${this.isFull('tile')}) {`,
       this.#strips.map((s) =>
         text(
-          `let position_${s} = params.q_offset + row_${s};`,
+          `let position_${s} = position_of(row_${s});`,
           this.#taken(s).map(({ j, x }) => {
             const one = (i: number): string =>
               `is_visible(entry, position_${s}, ${this.keyAt('tile', `${key} + ${this.keyOf(j, i)}`)})`;
@@ -613,7 +615,7 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
 
   /** Eight output columns of a row, from vec4 `at` on. */
   #loadOutput(row: string, at: string): string {
-    return `load_o(params.o_base + head_out * params.o_head_stride + min(${row}, params.n_q - 1u) * params.o_row_stride + ${at})`;
+    return `load_o(o_row(head_out, min(${row}, params.n_q - 1u)) + ${at})`;
   }
 
   /** Adds eight output columns of the band to `a` and `b`. */
@@ -640,7 +642,7 @@ b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<
           this.walks
             ? `var m_band = M_START;
 if (merges) {
-m_band = LOG2E * lse[params.lse_base + head_out * params.lse_head_stride + min(row_${s}, params.n_q - 1u)];
+m_band = LOG2E * lse[lse_row(head_out, min(row_${s}, params.n_q - 1u))];
 }
 let m = max(m_${s}, m_band);
 let total = l * exp2(m_${s} - m) + select(0.0, exp2(m_band - m), merges);
@@ -653,8 +655,8 @@ let own = select(0.0, 1.0 / l, l > 0.0);`,
           this.groupsOf(this.t.scoreKeys).map(({ start, columns }) =>
             text(
               this.#spill(s, start / columns, columns),
-              `if (row_${s} < params.n_q) {
-let to = params.o_base + head_out * params.o_head_stride + row_${s} * params.o_row_stride + ${start / 4}u;`,
+              `if (is_row(row_${s})) {
+let to = o_row(head_out, row_${s}) + ${start / 4}u;`,
               range(columns / 16).map(
                 (i) => `{
 let at = s_row_${s} + 2u * (${2 * i}u + half);
@@ -667,8 +669,8 @@ store_o(to + 2u * (${2 * i}u + half), a, b);
               '}',
             ),
           ),
-          `if (half == 0u && row_${s} < params.n_q && params.write_lse != 0u) {
-lse[params.lse_base + head_out * params.lse_head_stride + row_${s}] = LN2 * (m + log2(total));
+          `if (half == 0u && is_row(row_${s}) && params.write_lse != 0u) {
+lse[lse_row(head_out, row_${s})] = LN2 * (m + log2(total));
 }`,
           '}',
         ),

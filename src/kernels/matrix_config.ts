@@ -41,6 +41,8 @@ export interface MatrixTiling {
   readonly sync: MatrixSync;
   /** A row's tiles may be dealt out among several workgroups; see {@link AttentionParams.splits}. Dense and A-shape only. */
   readonly split?: boolean;
+  /** Query heads whose rows take turns in a workgroup: all that share a key/value head (1). Dense only. */
+  readonly group?: number;
   /** Padding of a row of scores, in 16 bytes: 2 avoids bank conflicts, 1 takes less memory. */
   readonly scorePad: 1 | 2;
 }
@@ -144,6 +146,7 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   if (t.pipelined && (t.keys === t.scoreKeys || whole)) return 'nothing to pipeline';
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
   if (t.split && kernel !== 'dense' && kernel !== 'a_shape') return `the keys of ${kernel} attention cannot be split`;
+  if ((t.group ?? 1) > 1 && kernel !== 'dense') return `heads of ${kernel} attention differ in what they see`;
   if (t.vFirst && !t.pairs) return 'only pairs can ask for V first';
   if (t.pairs) {
     if (t.staging !== 'overlap' || t.strips !== 1 || t.queries !== 'registers')
@@ -162,7 +165,7 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
 }
 
 /** A tiling apart from what the device decides. */
-export type TilingShape = Omit<MatrixTiling, 'shape' | 'sync' | 'split'>;
+export type TilingShape = Omit<MatrixTiling, 'shape' | 'sync' | 'split' | 'group'>;
 
 type StagedKeys = readonly [MatrixTiling['keys'], MatrixTiling['scoreKeys'], MatrixStaging, 'pipelined'?];
 

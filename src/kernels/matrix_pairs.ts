@@ -107,8 +107,7 @@ var l = 0.0;`,
       'if (params.n_q > 0u) {', // keeps the loads together
       this.fetch('k', '0u'),
       eachWord(
-        (name, row, word, start) =>
-          `${name} = load_q(q_head + min(row0 + pair_row + ${row}, params.n_q - 1u) * params.q_row_stride + 2u * (${word}) + ${start / 4}u);`,
+        (name, row, word, start) => `${name} = load_q(q_row(q_head, row0 + pair_row + ${row}) + 2u * (${word}) + ${start / 4}u);`,
       ),
       this.fetch('v', '0u'),
       '}',
@@ -203,7 +202,7 @@ var l = 0.0;`,
       parts.map((j) => `var p_${j}: vec4<f32>;`),
       'var sum: f32;',
       `if (!${this.isFull('tile')}) {`,
-      'let position = params.q_offset + row0 + own_row;',
+      'let position = position_of(row0 + own_row);',
       parts.map((j) => {
         const one = (i: number): string => `is_visible(entry, position, ${this.keyAt('tile', this.keyOf(j, i))})`;
         return `x_${j} = select(vec4<f32>(MASKED), x_${j}, vec4<bool>(${range(4).map(one).join(', ')}));`;
@@ -333,15 +332,15 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
       `workgroupBarrier();
 l = ${this.ops.pairSum('l')};
 row_factors[own_row] = select(0.0, 1.0 / l, l > 0.0);
-if (half == 0u && row0 + own_row < params.n_q && params.write_lse != 0u) {
-lse[params.lse_base + head_out * params.lse_head_stride + row0 + own_row] = LN2 * (m + log2(l));
+if (half == 0u && is_row(row0 + own_row) && params.write_lse != 0u) {
+lse[lse_row(head_out, row0 + own_row)] = LN2 * (m + log2(l));
 }
 workgroupBarrier();
 let inv_l = row_factors[pair_row + lane];
 let row = row0 + pair_row + lane;
-let to = params.o_base + head_out * params.o_head_stride + row * params.o_row_stride + side * ${this.d / 8}u;`,
+let to = o_row(head_out, row) + side * ${this.d / 8}u;`,
       this.#eachOutput(
-        (columns, start) => `if (row < params.n_q) {
+        (columns, start) => `if (is_row(row)) {
 for (var i = 0u; i < ${columns / 8}u; i++) {
 let a = bitcast<vec4<f32>>(s_tile[s_lane + 2u * i]) * inv_l;
 let b = bitcast<vec4<f32>>(s_tile[s_lane + 2u * i + 1u]) * inv_l;

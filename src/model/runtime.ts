@@ -388,11 +388,9 @@ export class LanguageModel {
     }
     const own = patterns ? modelPatterns(config, patterns) : this.#patterns;
     const kinds = [...new Set(['dense' as const, ...own.flat().map((p) => p.kind)])];
-    const { headDim } = config;
-    await Promise.race([
-      Promise.all([this.#pipelines.prepare(specs), this.#attention.prepare({ headDim, dtype: this.#kernels.activation, kinds })]),
-      this.#lost,
-    ]);
+    const { headDim, numHeads, numKvHeads } = config;
+    const attention = { headDim, dtype: this.#kernels.activation, groupSize: numHeads / numKvHeads, kinds };
+    await Promise.race([Promise.all([this.#pipelines.prepare(specs), this.#attention.prepare(attention)]), this.#lost]);
   }
 
   #productShaders(matrix: Matrix, output: MatrixProductOutput, rows: readonly number[], normed = false): ShaderSpec[] {

@@ -260,11 +260,32 @@ const BAND_DIAGONALS = 512;
 interface AttentionPass extends ChosenKernel {
   readonly heads: Bindable;
   readonly index: Bindable;
+  /** Entries in `heads`. */
+  readonly headCount: number;
   readonly writesLse: boolean;
   /** The kernel for rows whose keys are split, if they may be. */
   readonly split?: ChosenKernel;
+  /** Query heads whose rows take turns in a workgroup. */
+  readonly sharing: number;
   /** Keys that a tile of rows up to `row` visits of a head's pattern, of `visible`. */
   readonly keys: (pattern: HeadPattern, visible: number, row: number) => number;
+}
+
+/**
+ * Query heads whose rows take turns in a workgroup: all that share keys, where that makes fewer workgroups of a chunk that none of them
+ * fills. Only dense heads see the same keys.
+ */
+function rowSharing(layer: ResolvedLayer, { kernel, heads }: IndexedGroup, blockM: number): number {
+  const size = layer.numHeads / layer.numKvHeads;
+  const [first, last] = [heads[0] as Head, heads[heads.length - 1] as Head];
+  const whole = first.head % size === 0 && heads.length === (last.kvHead - first.kvHead + 1) * size;
+  const fewer = layer.seqLen <= blockM && Math.ceil((layer.seqLen * size) / blockM) < size;
+  return kernel === 'dense' && whole && fewer ? size : 1;
+}
+
+/** The first of every `n` groups of `width` words. */
+function everyNth(words: Uint32Array, width: number, n: number): Uint32Array {
+  return words.filter((_, i) => Math.floor(i / width) % n === 0);
 }
 
 /** Whether heads with an index of columns and diagonals may have bands that are worth a pass of their own. */
@@ -283,7 +304,8 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const o = bindWindow(rec.device, 'o', layer.o, first.head, last.head + 1);
   const windows = [q, k, v, o] as const;
   const kernel = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, windows);
-  const split = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, windows, true);
+  const sharing = rowSharing(layer, group, kernel.blockM);
+  const split = chooseKernel(profile, group.kernel, layer.headDim, layer.q.dtype, windows, { group: sharing });
   // One of FlexPrefill's two kernels does nothing for a head, so that there would be nothing to join.
   const maySplit = split.splits && group.heads.every(({ pattern }) => pattern.kind !== 'flex_prefill');
   const band =
@@ -310,10 +332,13 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const lse = bindLse(rec, layer, first.head, last.head + 1, band !== undefined);
 
   const passes: AttentionPass[] = [
-    ...(band ? [{ ...band, ...indexed, writesLse: true, keys: bandKeys }] : []),
+    ...(band ? [{ ...band, ...indexed, headCount: group.heads.length, sharing: 1, writesLse: true, keys: bandKeys }] : []),
     {
-      ...kernel,
+      ...(sharing > 1 ? split : kernel),
       ...(tiles ? { heads: tiles.heads, index: tiles.buffer } : indexed),
+      ...(sharing > 1 ? { heads: rec.constant(everyNth(entries, 8, sharing)) } : {}),
+      headCount: group.heads.length / sharing,
+      sharing,
       writesLse: layer.lse !== undefined,
       ...(maySplit ? { split } : {}),
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
@@ -326,8 +351,10 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
     rec.device.limits.maxStorageBufferBindingSize,
   );
   for (const pass of passes) {
-    const { blockM, writesLse, keys, heads, index } = pass;
-    for (const slice of sliceRows(layer, blockM, group, options.dispatchFlops, least, keys)) {
+    const { blockM, writesLse, keys, headCount, index } = pass;
+    for (const rowSlice of sliceRows(layer, blockM, group, options.dispatchFlops, least, keys)) {
+      // Rows that take turns are few: one slice, with the rows of all heads that share keys.
+      const slice = pass.sharing > 1 ? { ...rowSlice, tileEnd: Math.ceil((layer.seqLen * pass.sharing) / blockM) } : rowSlice;
       const count = slice.tileEnd - slice.tileStart;
       const rows = {
         headStart: first.head,
@@ -337,7 +364,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         headDim: layer.headDim,
         dtype: layer.o.dtype,
       };
-      const splits = pass.split ? chooseSplits(rows, workgroups / (count * group.heads.length), slice.keys, room) : 1;
+      const splits = pass.split ? chooseSplits(rows, workgroups / (count * headCount), slice.keys, room) : 1;
       const results = splits > 1 ? splitResults(rec, rows, splits) : undefined;
       const { shader } = (results && pass.split) || pass;
       const to = results ?? { o, lse };
@@ -355,8 +382,8 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       rec.dispatch({
         stage: 'kernel',
         shader,
-        bindings: [rec.constant(params), q.range, k.range, v.range, to.o.range, to.lse.range, heads, index],
-        workgroups: [count, group.heads.length, splits],
+        bindings: [rec.constant(params), q.range, k.range, v.range, to.o.range, to.lse.range, pass.heads, index],
+        workgroups: [count, headCount, splits],
         flops: slice.flops,
       });
       if (!results) continue;
@@ -470,6 +497,7 @@ export function attentionShaders(
   headDim: number,
   dtype: Tensor['dtype'],
   kinds: readonly HeadPattern['kind'][],
+  groupSize = 1,
 ) {
   // As for tensors without padding.
   const kernels = kinds.flatMap((kind): AttentionKernel[] =>
@@ -477,7 +505,7 @@ export function attentionShaders(
   );
   const band = kernels.includes('vertical_slash') ? chooseBandKernel(profile, headDim, dtype, []) : undefined;
   const chosen = [...new Set(kernels)].flatMap((kernel) =>
-    [false, true].map((split) => chooseKernel(profile, kernel, headDim, dtype, [], split)),
+    [undefined, { group: 1 }, { group: groupSize }].map((few) => chooseKernel(profile, kernel, headDim, dtype, [], few)),
   );
   const merge = mergeSplitsShader(headDim, storageFormat(profile, dtype));
   const shaders = [...chosen, ...(band ? [band] : [])].flatMap(({ shader, slashTile }) =>

@@ -28,6 +28,8 @@ const MATRIX_FLOPS_PER_MS = 2e10;
 export interface PrepareOptions {
   readonly headDim: number;
   readonly dtype: DType;
+  /** Query heads for each key/value head: chunks of few rows have a kernel of their own for it. Default 1. */
+  readonly groupSize?: number;
   /** Pattern kinds that will be used. Default: all. */
   readonly kinds?: readonly HeadPattern['kind'][];
 }
@@ -90,16 +92,17 @@ export class SparsePrefill {
   /** Compiles the pipelines that a model needs, ahead of time and off the main thread. */
   async prepare(options: PrepareOptions): Promise<void> {
     checkObject('options', options);
-    const { headDim, dtype, kinds = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'] } = options;
+    const { headDim, dtype, groupSize = 1, kinds = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'] } = options;
     if (!Array.isArray(kinds)) throw invalidArgument('kinds', kinds, 'an array');
     for (const [i, kind] of kinds.entries()) checkOneOf(`kinds[${i}]`, kind, PATTERN_KINDS);
     checkOneOf('dtype', dtype, ['f16', 'f32']);
+    checkInteger('groupSize', groupSize, 1, 1024);
     if (!HEAD_DIMS.includes(headDim as (typeof HEAD_DIMS)[number]))
       throw invalidArgument('headDim', headDim, HEAD_DIMS.join(', '));
     this.#checkAlive();
     const storage = storageFormat(this.profile, dtype);
     const compile = this.#pipelines.prepare([
-      ...attentionShaders(this.profile, headDim, dtype, kinds),
+      ...attentionShaders(this.profile, headDim, dtype, kinds, groupSize),
       ...(kinds.includes('vertical_slash') ? verticalSlashIndexShaders(this.profile, headDim, storage) : []),
       ...(kinds.includes('block_sparse') ? blockSparseIndexShaders(this.profile, headDim, storage) : []),
       ...(kinds.includes('flex_prefill') ? flexPrefillIndexShaders(this.profile, headDim, storage) : []),

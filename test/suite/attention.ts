@@ -191,6 +191,12 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
     device,
     new Uint32Array(index.entries.flatMap((e, head) => [head, kvHeadOf(input, head), e.offset, e.arg0, e.arg1, 0, 0, 0])),
   );
+  // Heads whose rows take turns have one entry, the first one's.
+  const { group = 1 } = tiling;
+  const firsts = uploadWords(
+    device,
+    new Uint32Array(Array.from({ length: heads / group }, (_, i) => [i * group, i, 0, 0, 0, 0, 0, 0]).flat()),
+  );
   const recorder = recorderOf(device);
   const storage = storageFormat(ctx.profile, dtype);
   const shader = attentionShader(kernel, headDim, storage, tiling);
@@ -198,7 +204,8 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
   const bound = [window('q', q), window('k', k), window('v', v)] as const;
   const target = { o: window('o', o), lse: lseWindow(lse, queries) };
   const rows = { headStart: 0, headEnd: heads, rowStart: 0, rowEnd: queries, headDim, dtype };
-  const results = run.splits ? splitResults(recorder, rows, run.splits) : undefined;
+  const { splits = 1 } = run;
+  const results = splits > 1 ? splitResults(recorder, rows, splits) : undefined;
   const to = results ?? target;
   const record = (rowTileEnd: number, rowTiles: number, headStart: number, headCount: number): void => {
     const params = attentionParams({
@@ -216,17 +223,24 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant(params), ...bound.map((w) => w.range), to.o.range, to.lse.range, entries, indexBuffer],
+      bindings: [
+        recorder.constant(params),
+        ...bound.map((w) => w.range),
+        to.o.range,
+        to.lse.range,
+        group > 1 ? firsts : entries,
+        indexBuffer,
+      ],
       workgroups: [rowTiles, headCount, results?.count ?? 1],
     });
   };
-  const tiles = Math.ceil(queries / tiling.blockM);
+  const tiles = Math.ceil((queries * group) / tiling.blockM);
   if (run.split) {
     for (let head = 0; head < heads; head++) {
       for (let tile = tiles; tile > 0; tile -= 2) record(tile, Math.min(2, tile), head, 1);
     }
   } else {
-    record(tiles, tiles, 0, heads);
+    record(tiles, tiles, 0, heads / group);
   }
   if (results) {
     recordMerge(recorder, rows, results, { ...target, writesLse: run.lse ?? false, heads: entries, headCount: heads, storage });
@@ -235,7 +249,7 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
   submit(recorder);
   const result = { o: await readTensor(device, o, 'o'), lse: await readTensor(device, lse, 'lse') };
   for (const { buffer } of [q, k, v, o, lse] satisfies Tensor[]) buffer.destroy();
-  for (const buffer of [indexBuffer, entries]) buffer.destroy();
+  for (const buffer of [indexBuffer, entries, firsts]) buffer.destroy();
   return result;
 }
 
@@ -489,6 +503,24 @@ KERNELS.forEach((kernel, kernelNumber) => {
       { seed: ctx.seed, numRuns: ctx.brief ? 3 : 8, endOnFailure: true },
     );
   });
+});
+
+add('dense: rows of heads that share keys take turns', async (ctx, name) => {
+  for (const [group, queries, queryOffset, splits, dtype] of [
+    [2, 1, 50, 1, 'f32'],
+    [3, 23, 70, 1, 'f16'],
+    [4, 16, 500, 3, 'f32'],
+    [7, 20, 33, 2, 'f16'],
+  ] as const) {
+    const headDim = headDimOf(ctx, dtype, 64);
+    const shape = { heads: 2 * group, kvHeads: 2, queries, keys: queries + queryOffset + 9, headDim, queryOffset };
+    const tiling = { ...chooseTiling(ctx.profile, headDim), group };
+    await checkRandom(ctx, `${name} ${group}`, { kernel: 'dense', shape, dtype, tiling, splits, lse: group !== 3 });
+  }
+  const shape = { heads: 8, kvHeads: 2, queries: 30, keys: 90, headDim: 64 };
+  const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
+  const tiling = { ...chooseTiling(ctx.profile, 64), group: 4 };
+  await checkRandom(ctx, `${name} strides`, { kernel: 'dense', shape, tiling, layout, lse: true });
 });
 
 add('a_shape: no initial keys, a window of one, windows longer than the input', async (ctx, name) => {

@@ -211,13 +211,15 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0]),
   );
   const emulated = !device.features.has(MATRIX_FEATURE);
+  const { group = 1 } = tiling;
   const recorder = recorderOf(device);
   const pass = (kernel: MatrixKernel, tiling: MatrixTiling, writesLse: boolean) => {
     const sizes = { rows: queries, queryOffset: offset, tile: tiling.keys };
-    const indexed = indexBindings(recorder, kernel, indexBuffer, entryWords, sizes);
+    const firsts = entryWords.filter((_, i) => Math.floor(i / 8) % group === 0);
+    const indexed = indexBindings(recorder, kernel, indexBuffer, firsts, sizes);
     const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
     const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
-    const tiles = Math.ceil(queries / matrixBlockM(tiling));
+    const tiles = Math.ceil((queries * group) / matrixBlockM(tiling));
     const bytes = tiles * heads * (run.splits ?? 1) * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
     return { shader, tiles, writesLse, indexed, bank: emulated ? [recorder.workspace('emulated matrices', bytes)] : [] };
   };
@@ -225,7 +227,8 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
   const bound = [window('q', q), window('k', k), window('v', v)] as const;
   const target = { o: window('o', o), lse: lseWindow(lse, queries) };
   const rows = { headStart: 0, headEnd: heads, rowStart: 0, rowEnd: queries, headDim, dtype: 'f16' } as const;
-  const results = run.splits ? splitResults(recorder, rows, run.splits) : undefined;
+  const { splits = 1 } = run;
+  const results = splits > 1 ? splitResults(recorder, rows, splits) : undefined;
   const to = results ?? target;
   const last = pass(kernel, tiling, run.lse ?? false);
   const passes = [...(run.band ? [pass('slash_band', run.band.tiling, true)] : []), last];
@@ -259,7 +262,7 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
   for (const each of passes) {
     const { tiles } = each;
     if (!run.split) {
-      record(each, tiles, tiles, 0, heads);
+      record(each, tiles, tiles, 0, heads / group);
       continue;
     }
     for (let head = 0; head < heads; head++) {
@@ -438,6 +441,17 @@ for (const [rows, change] of [
       await checkMatrix(ctx, `${name} late`, { ...run, layout, storage: 'f16', boost: { key: 90, factor: 10 } });
     });
   }
+  add(`dense: rows of heads that share keys take turns, ${rows}`, async (ctx, name) => {
+    for (const [group, queries, queryOffset, splits] of [
+      [2, 1, 50, 1],
+      [3, 23, 70, 2],
+      [7, 20, 33, 1],
+    ] as const) {
+      const shape = { heads: 2 * group, kvHeads: 2, queries, keys: queries + queryOffset + 9, headDim: 64, queryOffset };
+      const tiling: MatrixTiling = { ...plainTiling(ctx), ...change, split: true, group };
+      await checkMatrix(ctx, `${name} ${group}`, { kernel: 'dense', shape, tiling, splits, lse: splits === 1 });
+    }
+  });
 }
 
 add('vertical_slash: many columns', async (ctx, name) => {
