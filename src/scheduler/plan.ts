@@ -443,13 +443,14 @@ function sliceRows(
     const visible = layer.queryOffset + tile * blockM + rows;
     const keys = group.heads.map(({ pattern }) => keysOf(pattern, visible, tile * blockM + rows - 1));
     const cost = 4 * layer.headDim * rows * keys.reduce((sum, n) => sum + n, 0);
+    const most = Math.max(...keys);
     const count = slice.tileEnd - slice.tileStart;
-    if (count > 0 && ((slice.flops + cost > budget && count >= least) || count >= 65535 || cost * 4 < next)) {
+    if (count > 0 && ((slice.flops + cost > budget && count >= least) || count >= 65535 || most * 4 < next)) {
       slices.push(slice);
       slice = { tileStart: slice.tileStart, tileEnd: slice.tileStart, flops: 0, keys: 0 };
     }
-    slice = { ...slice, tileStart: tile, flops: slice.flops + cost, keys: Math.max(slice.keys, ...keys) };
-    next = cost;
+    slice = { ...slice, tileStart: tile, flops: slice.flops + cost, keys: Math.max(slice.keys, most) };
+    next = most;
   }
   return [...slices, slice];
 }

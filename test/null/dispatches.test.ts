@@ -9,6 +9,7 @@ import { LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
 import { planLayer } from '../../src/scheduler/plan.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
+import type { AttentionLayer } from '../../src/scheduler/types.js';
 import { resolveLayer } from '../../src/scheduler/validate.js';
 
 const device = await openNodeDevice({ backend: 'null' });
@@ -31,13 +32,31 @@ const LAYER = {
   patterns: { kind: 'dense' },
 } as const;
 
-/** Workgroups of each of its dispatches. */
+interface Planned {
+  readonly layer?: Partial<AttentionLayer>;
+  readonly matrix?: boolean;
+  readonly dispatchFlops?: number;
+  readonly workspaceLimit?: number;
+  readonly workgroups?: number;
+}
+
+/** The dispatches of a layer, by default {@link LAYER}, and the most workspace that they hold at once. */
+function plan({ layer = {}, matrix = false, dispatchFlops = 1e15, workspaceLimit = 2 ** 28, workgroups }: Planned) {
+  const pool = new BufferPool(device);
+  const rec = new Recorder(device, pool, new PipelineCache(device));
+  const chosen = {
+    ...profile,
+    ...(matrix ? { matrix: { shapes: [], sync: 'workgroup' as const } } : {}),
+    ...(workgroups ? { tilings: { workgroups } } : {}),
+  };
+  planLayer(rec, resolveLayer(chosen, { ...LAYER, ...layer }), { profile: chosen, workspaceLimit, dispatchFlops });
+  const dispatches = rec.steps.flatMap((step) => (step.kind === 'dispatch' ? [step] : []));
+  return { dispatches, peakBytes: pool.report().peakBytes };
+}
+
+/** Workgroups of each dispatch of {@link LAYER}. */
 function workgroupsOf(matrix: boolean, dispatchFlops: number): number[] {
-  const rec = new Recorder(device, new BufferPool(device), new PipelineCache(device));
-  const chosen = matrix ? { ...profile, matrix: { shapes: [], sync: 'workgroup' as const } } : profile;
-  const layer = resolveLayer(chosen, LAYER);
-  planLayer(rec, layer, { profile: chosen, workspaceLimit: 2 ** 28, dispatchFlops });
-  return rec.steps.flatMap((step) => (step.kind === 'dispatch' ? [step.workgroups[0] * step.workgroups[1]] : []));
+  return plan({ matrix, dispatchFlops, workgroups: matrix ? 264 : 1 }).dispatches.map(({ workgroups: [x, y, z] }) => x * y * z);
 }
 
 test('dispatches are cut where they would take long, but never so small that they leave tensor cores idle', () => {
@@ -47,6 +66,45 @@ test('dispatches are cut where they would take long, but never so small that the
   expect(workgroupsOf(false, 1e9).length).toBe(8192 / rows);
   // No piece is smaller than what fills a large GPU, save what remains.
   expect(workgroupsOf(true, 1e9)).toEqual([264, total - 264]);
+});
+
+test('few rows that see many keys have their keys split, as far as workspace allows', () => {
+  const shapes = (planned: Planned) =>
+    plan(planned).dispatches.map(({ label, workgroups }) => [label.split(' ')[0], ...workgroups]);
+  // 66 workgroups for each of four heads fill a GPU; the results of 128 rows are merged 32 vec4 at a time.
+  const rows = { seqLen: 128, queryOffset: 65_408 } as const;
+  expect(shapes({ layer: rows })).toEqual([
+    ['dense', 2, 4, 33],
+    ['merge', (128 * 64) / 4 / 32, 4, 1],
+  ]);
+  const bytes = 4 * 128 * (64 * 2 + 4);
+  const { dispatches, peakBytes } = plan({ layer: rows, workspaceLimit: 5 * bytes });
+  expect(dispatches[0]?.workgroups).toEqual([2, 4, 5]);
+  expect(peakBytes).toBeLessThanOrEqual(5 * bytes);
+  expect(shapes({ layer: rows, workspaceLimit: bytes })).toEqual([['dense', 2, 4, 1]]);
+  // No split has fewer than 512 keys, and enough rows are not split.
+  expect(shapes({ layer: { seqLen: 128, kvLen: 1600, queryOffset: 1472 } })[0]).toEqual(['dense', 2, 4, 3]);
+  expect(shapes({})).toEqual([['dense', 128, 4, 1]]);
+  // The last rows of tri-shape see all keys, the others few.
+  const patterns = { kind: 'tri_shape', initSize: 64, localSize: 512, lastSize: 64 } as const;
+  expect(shapes({ layer: { patterns } })).toEqual([
+    ['a_shape', 1, 4, 66],
+    ['merge', (64 * 64) / 4 / 32, 4, 1],
+    ['a_shape', 127, 4, 1],
+  ]);
+});
+
+test('heads that share keys take turns where none of them fills a workgroup', () => {
+  const shapes = (layer: Partial<AttentionLayer>) => plan({ layer }).dispatches.map(({ workgroups }) => workgroups);
+  const chunk = { seqLen: 16, queryOffset: 65_520 };
+  expect(shapes(chunk)[0]).toEqual([1, 1, 128]);
+  expect(shapes({ ...chunk, seqLen: 33, queryOffset: 65_503 })[0]).toEqual([3, 1, 88]);
+  expect(shapes({ ...chunk, numKvHeads: 4 })[0]).toEqual([1, 4, 66]);
+  // Other heads see other keys.
+  const dense = { kind: 'dense' } as const;
+  expect(shapes({ ...chunk, patterns: [dense, dense, dense, { kind: 'a_shape', initSize: 64, localSize: 512 }] })[0]).toEqual([
+    1, 3, 88,
+  ]);
 });
 
 test('work that took less time than guessed leads to longer dispatches, in models as well', async () => {

@@ -162,6 +162,25 @@ export const schedulerCases: SuiteCase[] = [
     },
   },
   {
+    name: 'scheduler: few rows that see many keys, which are split',
+    run: async (ctx) => {
+      const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier, tilings: { workgroups: 24 } });
+      const grouped = { heads: 8, kvHeads: 2, queries: 20, keys: 2100, headDim: headDimOf(ctx, 'f32', 64) };
+      const tri = { kind: 'tri_shape', initSize: 30, localSize: 100, lastSize: 10 } as const;
+      for (const [shape, patterns, dispatches] of [
+        [grouped, { kind: 'dense' }, 2],
+        [{ ...grouped, heads: 2, queries: 150 }, tri, 3],
+        [{ ...grouped, heads: 6, queries: 70 }, MIXED, undefined],
+      ] as const) {
+        const test = makeLayer(ctx, shape, patterns);
+        const report = await prefill.run(test.layer, { inspect: true });
+        await checkAgainstOracle(ctx, test, report);
+        if (dispatches) assert(report.dispatches === dispatches, `${report.dispatches} dispatches, expected ${dispatches}`);
+      }
+      prefill.destroy();
+    },
+  },
+  {
     name: 'scheduler: [N, H, D] layout with padding and offsets agrees with the oracle',
     run: async (ctx) => {
       const prefill = new SparsePrefill(ctx.device, { tier: ctx.profile.tier });
