@@ -21,7 +21,17 @@ interface Options {
   readonly layers?: number;
   readonly tokens: number;
   readonly runs: number;
+  readonly question: number;
   readonly out: string;
+}
+
+/** A question behind the prompt, of so many tokens, that attends densely: milliseconds to its logits. */
+interface QuestionRow {
+  readonly tokens: number;
+  readonly wallMs: number;
+  readonly gpuMs?: number;
+  /** Each kernel measured for itself, which takes longer. */
+  readonly kernels?: Readonly<Record<string, number>>;
 }
 
 /** Decoding behind one prompt. Milliseconds are those of a token. */
@@ -40,6 +50,7 @@ interface DecodeRow {
   readonly gbPerSecond?: number;
   /** Each kernel measured for itself, which takes longer. */
   readonly kernels?: Readonly<Record<string, number>>;
+  readonly question: QuestionRow;
 }
 
 type HostTimes = Pick<DecodeRow, 'wallMs' | 'recordMs' | 'submitMs'>;
@@ -101,12 +112,19 @@ async function run(options: Options): Promise<void> {
   for (const context of contexts) {
     const row = await measureDecoding(device, config, known.type, context, options);
     rows.push(row);
-    const { wallMs, recordMs, submitMs, gpuMs = 0, gbPerSecond = 0, kernels = {} } = row;
+    const { wallMs, recordMs, submitMs, gpuMs = 0, gbPerSecond = 0, kernels = {}, question } = row;
     console.log(
       `${context.toLocaleString('en')} tokens, ${config.layers} layers: ${wallMs.toFixed(3)} ms a token (${(1000 / wallMs).toFixed(0)}/s), ` +
         `GPU ${gpuMs.toFixed(3)} ms, ${gbPerSecond.toFixed(0)} GB/s; recording ${recordMs.toFixed(3)} ms, submission ${submitMs.toFixed(3)} ms`,
     );
-    for (const [kernel, ms] of Object.entries(kernels)) console.log(`  ${ms.toFixed(4)} ms  ${kernel}`);
+    const list = (times: Readonly<Record<string, number>>): void => {
+      for (const [kernel, ms] of Object.entries(times)) console.log(`  ${ms.toFixed(4)} ms  ${kernel}`);
+    };
+    list(kernels);
+    console.log(
+      `a question of ${question.tokens} tokens behind them: ${question.wallMs.toFixed(1)} ms, GPU ${(question.gpuMs ?? 0).toFixed(1)} ms`,
+    );
+    list(question.kernels ?? {});
   }
   const { copyGBs } = await measureCeilings(device, profile.software ? 1e-3 : 1);
   device.destroy();
@@ -130,9 +148,9 @@ export async function measureDecoding(
   config: ModelConfig,
   type: WeightType,
   context: number,
-  { tier, tokens, runs }: Pick<Options, 'tier' | 'tokens' | 'runs'>,
+  { tier, tokens, runs, question: questionTokens }: Pick<Options, 'tier' | 'tokens' | 'runs' | 'question'>,
 ): Promise<DecodeRow> {
-  const room = 2 * tokens;
+  const room = Math.max(2 * tokens, questionTokens);
   const { layers } = config;
   const model = await LanguageModel.load(device, syntheticModel(config, type), {
     tier,
@@ -154,7 +172,8 @@ export async function measureDecoding(
     const plain: HostTimes[] = [];
     for (let i = 0; i < runs; i++) plain.push(await generate());
     const of = (key: keyof HostTimes): number => median(plain.map((times) => times[key]));
-    const row = { context, layers, wallMs: of('wallMs'), recordMs: of('recordMs'), submitMs: of('submitMs') };
+    const question = await measureQuestion(model, prompt.length, random, questionTokens, runs, timed ? device : undefined);
+    const row = { context, layers, wallMs: of('wallMs'), recordMs: of('recordMs'), submitMs: of('submitMs'), question };
     if (!timed) return row;
     // The step of one more token, of which the prompt's last one is left out.
     const watched = async (whole: boolean): Promise<Map<string, number>> => {
@@ -181,6 +200,37 @@ export async function measureDecoding(
   }
 }
 
+/** Times a question behind `context` tokens that the model has, also by kernel if there is a device to watch. */
+async function measureQuestion(
+  model: LanguageModel,
+  context: number,
+  random: Random,
+  tokens: number,
+  runs: number,
+  watched: GPUDevice | undefined,
+): Promise<QuestionRow> {
+  const question = Array.from({ length: tokens }, () => random.integer(0, model.config.vocabSize - 1));
+  const ask = async (): Promise<number> => {
+    model.truncate(context);
+    const start = performance.now();
+    await model.prefill(question, { patterns: { kind: 'dense' } });
+    return performance.now() - start;
+  };
+  await ask();
+  const times: number[] = [];
+  for (let i = 0; i < runs; i++) times.push(await ask());
+  const wallMs = median(times);
+  if (!watched) return { tokens, wallMs };
+  const watch = async (whole: boolean): Promise<ReadonlyMap<string, number>> => {
+    const kernels = new KernelWatch(watched, whole);
+    await ask();
+    return (await kernels.stop()).kernels;
+  };
+  const gpuMs = [...(await watch(true)).values()].reduce((a, b) => a + b, 0);
+  const kernels = [...(await watch(false))].sort((a, b) => b[1] - a[1]);
+  return { tokens, wallMs, gpuMs, kernels: Object.fromEntries(kernels) };
+}
+
 /** Adds the command `decode`: times one token after another. */
 export function addDecodeCommand(program: Command): void {
   program
@@ -192,6 +242,7 @@ export function addDecodeCommand(program: Command): void {
     .option('--contexts <list>', 'tokens of the prompts', (text) => text.split(',').map(Number), [1024, 8192, 131_072])
     .option('--layers <n>', 'fewer layers than the model has', Number)
     .option('--tokens <n>', 'tokens to generate in each run', Number, 32)
+    .option('--question <n>', 'tokens of a question behind each prompt', Number, 20)
     .option('--runs <n>', 'runs, the median counts', Number, 5)
     .option('--out <folder>', 'where results go', 'bench/results')
     .action(run);
