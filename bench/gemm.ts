@@ -8,6 +8,7 @@ import { profileDevice } from '../src/device/profile.js';
 import { Recorder } from '../src/device/recorder.js';
 import { matrixShapes, SUBGROUP_SIZE } from '../src/device/subgroup_matrix.js';
 import {
+  combineShader,
   GEMV_ROWS,
   type GemmTiling,
   type GemvTiling,
@@ -16,10 +17,13 @@ import {
   gemvShader,
   gemvWorkgroups,
   type ModelKernels,
+  type ProductKernel,
   plainGemmName,
   productShader,
+  recordCombine,
 } from '../src/model/gemm.js';
 import {
+  FEW_ROWS_TILINGS,
   GEMM_TILINGS,
   gemmRegisters,
   gemmSubgroups,
@@ -59,6 +63,7 @@ interface Options {
   readonly ablate?: true | string;
   readonly tiled: boolean;
   readonly plain?: string;
+  readonly splits: string;
   readonly matrix: boolean;
   readonly zeros: boolean;
   readonly json?: string;
@@ -74,7 +79,8 @@ interface Size {
 interface Variant {
   readonly name: string;
   readonly shader: ShaderSpec;
-  readonly workgroups: readonly [number, number];
+  readonly workgroups: readonly [x: number, y: number, z?: number];
+  readonly shares?: ProductKernel['shares'];
   readonly tiling?: MatrixGemmTiling;
   /** Whether its results are wrong on purpose. */
   readonly ablated?: boolean;
@@ -114,22 +120,31 @@ class GemmBench {
 
   /** The kernel that models use without subgroup matrices. */
   plain(type: WeightType, { m, n, k }: Size): Variant {
-    const { shader, workgroups } = productShader(
+    const kernel = productShader(
       this.kernels,
       { type, rows: n, rowStart: 0 },
       { rows: n, columns: k, bias: false },
       'activation',
       m,
     );
-    return { name: m <= GEMV_ROWS ? 'gemv' : 'tiled', shader, workgroups };
+    const [, , splits = 1] = kernel.workgroups;
+    return { name: m <= GEMV_ROWS ? 'gemv' : splits > 1 ? `tiled, ${splits} shares` : 'tiled', ...kernel };
+  }
+
+  /** What a kernel needs to do `splits` shares of the columns. */
+  #shared(splits: number, workgroups: readonly [number, number], k: number, depth: number) {
+    if (splits === 1) return { workgroups };
+    const columns = Math.ceil(k / depth / splits) * depth;
+    const combine = combineShader(this.kernels, 'activation', false);
+    return { workgroups: [...workgroups, Math.ceil(k / columns)] as const, shares: { columns, combine } };
   }
 
   /** The kernel without subgroup matrices in a tiling. */
-  tiled(tiling: GemmTiling, type: WeightType, { m, n }: Size): Variant {
+  tiled(tiling: GemmTiling, type: WeightType, { m, n, k }: Size, splits = 1): Variant {
     return {
-      name: plainGemmName(tiling),
-      shader: gemmShader(this.kernels, type, 'activation', false, tiling),
-      workgroups: [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)],
+      name: plainGemmName(tiling) + (splits > 1 ? `, ${splits} shares` : ''),
+      shader: gemmShader(this.kernels, type, splits > 1 ? 'f32' : 'activation', false, tiling),
+      ...this.#shared(splits, [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)], k, tiling.depth),
     };
   }
 
@@ -142,13 +157,14 @@ class GemmBench {
     };
   }
 
-  matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n }: Size, ablation = 'all'): Variant {
+  matrix(tiling: MatrixGemmTiling, type: WeightType, { m, n, k }: Size, ablation = 'all', splits = 1): Variant {
     const ablated = ablation !== 'all';
+    const own = splits > 1 ? { ...tiling, split: true } : tiling;
     return {
-      name: gemmTilingName(tiling) + (ablated ? `, ${ablation}` : ''),
-      shader: ablate(matrixGemmShader(tiling, type, 'activation', false), PRODUCT_ABLATIONS, ablation),
+      name: gemmTilingName(tiling) + (ablated ? `, ${ablation}` : '') + (splits > 1 ? `, ${splits} shares` : ''),
+      shader: ablate(matrixGemmShader(own, type, 'activation', false), PRODUCT_ABLATIONS, ablation),
       ablated,
-      workgroups: [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)],
+      ...this.#shared(splits, [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)], k, tiling.depth),
       tiling,
     };
   }
@@ -172,15 +188,26 @@ class GemmBench {
     this.#fill(a, new Uint8Array(aValues.buffer), m * k * element);
     const expected = product(Float64Array.from(aValues), dequantize(type, wBytes), PERIOD, k);
     const rows: GemmRow[] = [];
-    for (const { name, shader, workgroups, ablated } of variants) {
+    for (const { name, shader, workgroups, shares, ablated } of variants) {
       const row = { kernel: name, type, ...size };
       try {
-        await this.#pipelines.prepare([shader]);
+        await this.#pipelines.prepare([shader, ...(shares ? [shares.combine] : [])]);
         const rec = new Recorder(device, this.#pool, this.#pipelines);
-        const params = rec.constant(gemmParams(m, { rows: n, rowStart: 0 }, k, 0, n));
-        rec.dispatch({ stage: 'kernel', shader, bindings: [params, w, a, w, c, w].slice(0, shader.bindings.length), workgroups });
+        const part = { rows: n, rowStart: 0 };
+        const [, , splits = 1] = workgroups;
+        const sums = shares ? rec.workspace('sums of shares', splits * m * n * 4) : c;
+        const params = rec.constant(gemmParams(m, part, k, 0, n, 0, 0, shares?.columns));
+        rec.dispatch({
+          stage: 'kernel',
+          shader,
+          bindings: [params, w, a, w, sums, w].slice(0, shader.bindings.length),
+          workgroups,
+        });
+        if (shares)
+          recordCombine(rec, this.kernels, shares.combine, { rows: m, part, stride: n, splits, swiglu: false }, [sums, w, c]);
         const times = await this.#time(rec, passes, warmMs);
         const ms = median(times);
+        rec.releaseAll();
         const error = await this.#error(c, size, element, expected);
         rows.push({
           ...row,
@@ -300,7 +327,7 @@ async function run(options: Options): Promise<void> {
   const types = options.types.split(',') as WeightType[];
   const shapes = matrixShapes(device);
   const tilings = (options.matrix ? shapes : [])
-    .flatMap((shape) => GEMM_TILINGS.map((t): MatrixGemmTiling => ({ ...t, shape })))
+    .flatMap((shape) => [...GEMM_TILINGS, ...FEW_ROWS_TILINGS].map((t): MatrixGemmTiling => ({ ...t, shape })))
     .filter((t) => gemmTilingFits(t, profile.limits) && options.only.split(',').some((part) => gemmTilingName(t).includes(part)));
   console.log(`${profile.name}: ${tilings.length} tilings on subgroup matrices of ${shapes.length} shapes`);
   for (const t of tilings) {
@@ -308,6 +335,7 @@ async function run(options: Options): Promise<void> {
       `  ${gemmTilingName(t)}: ${gemmSubgroups(t) * SUBGROUP_SIZE} invocations, about ${Math.round(gemmRegisters(t))} registers, ${gemmWorkgroupBytes(t)} bytes`,
     );
   }
+  const splits = options.splits.split(',').map(Number);
   const plain = options.plain ? (JSON.parse(readFileSync(options.plain, 'utf8')) as GemmTiling[]) : [];
   const parts = options.ablate ? ablatedParts(options.ablate, PRODUCT_ABLATIONS) : [];
   const all: GemmRow[] = [];
@@ -337,10 +365,10 @@ async function run(options: Options): Promise<void> {
     }
     for (const type of types) {
       for (const size of sizes) {
-        const variants = best.map((t) => bench.matrix(t, type, size));
+        const variants = best.flatMap((t) => splits.map((n) => bench.matrix(t, type, size, 'all', n)));
         if (m <= GEMV_ROWS && options.gemv)
           variants.push(...parseGemvTilings(options.gemv).map((t) => bench.gemv(t, type, size)));
-        variants.push(...plain.map((t) => bench.tiled(t, type, size)));
+        variants.push(...plain.flatMap((t) => splits.map((n) => bench.tiled(t, type, size, n))));
         if (options.tiled || variants.length === 0) variants.push(bench.plain(type, size));
         all.push(...(await bench.measure(type, size, variants, passes, warmMs)));
       }
@@ -380,6 +408,7 @@ export function addGemmCommand(program: Command): void {
     .option('--no-tiled', 'leave out the kernel without subgroup matrices')
     .option('--no-matrix', 'leave out the kernels on subgroup matrices')
     .option('--plain <file>', 'JSON list of tilings of the kernel without them')
+    .option('--splits <list>', 'shares of the columns that workgroups take', '1')
     .option('--zeros', 'operands of zeros, which draw less power: what a kernel could do at a higher clock', false)
     .option('--json <file>', 'writes all measurements')
     .action(run);

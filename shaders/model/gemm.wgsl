@@ -9,7 +9,8 @@
 // Constants from the pipeline's prelude: BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, DEPTH (8, 16 or 32), ADD (1: add to what C
 // holds), HAS_BIAS; the alias Activation says how A is stored. UNIT: see withUnit in src/kernels/shader_text.ts.
 // Workgroup memory: lib/stage_patch.wgsl.
-// Bindings: 0 params, 1 weights, 2 A, 3 bias, 4 C. Workgroups: (m / BLOCK_M, n / BLOCK_N), rounded up.
+// Bindings: 0 params, 1 weights, 2 A, 3 bias, 4 C. Workgroups: (m / BLOCK_M, n / BLOCK_N, k / k_share), rounded up; where these are
+// several, C is [k / k_share, m, n] f32, which gemm_combine.wgsl sums.
 
 @group(0) @binding(2) var<storage, read> a: array<vec4<Activation>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
@@ -84,7 +85,9 @@ fn main(
 
   // Rows and columns past the end repeat the last one; their results are not stored.
   var sum: array<vec4<f32>, 4u * ROW_VECS * COL_VECS>;
-  for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
+  let k_begin = workgroup.z * params.k_share;
+  let k_end = min(k_begin + params.k_share, params.k);
+  for (var k0 = k_begin; k0 < k_end; k0 += DEPTH) {
     workgroupBarrier();
     stage_tiles(thread, row0, column0, k0);
     workgroupBarrier();
@@ -113,7 +116,7 @@ fn main(
       for (var i = 0u; i < 4u; i++) {
         let column = column0 + 4u * (tx + j * TX) + i;
         if (row < params.m && column < params.n) {
-          let at = row * params.c_stride + params.c_base + column;
+          let at = (workgroup.z * params.m + row) * params.c_stride + params.c_base + column;
           var x = sum[r * COL_VECS + j][i];
           if (HAS_BIAS == 1u) {
             x += bias[params.c_base + column];

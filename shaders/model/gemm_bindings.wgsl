@@ -13,6 +13,7 @@ struct GemmParams {
   unit: u32,             // 1, see lib/attention_bindings.wgsl
   up_start: u32,         // SwiGLU: rows of W from one of gate to the same of up; then n counts both
   eps: f32,              // of the norm, where there is one
+  k_share: u32,          // columns of A and W of a workgroup: k, or fewer, and C then holds the sums of one share after those of another
 }
 
 @group(0) @binding(0) var<uniform> params: GemmParams;

@@ -23,7 +23,7 @@ export interface TilingOverrides {
   readonly plain?: AttentionTiling;
   /** Of the matrix tier's kernels. */
   readonly matrix?: Partial<Readonly<Record<MatrixKernel, MatrixTiling>>>;
-  /** Workgroups that fill the device: rows of fewer have their keys split. */
+  /** Workgroups that fill the device ({@link workgroupsToFill}). */
   readonly workgroups?: number;
 }
 
@@ -43,6 +43,19 @@ export interface DeviceProfile {
   readonly software: boolean;
   /** For people: vendor, architecture and description as far as the browser tells them. */
   readonly name: string;
+}
+
+/** Fill any GPU: two for each of an H100's 132 multiprocessors. */
+const GPU_WORKGROUPS = 264;
+/** Any fill a CPU that pretends to be a GPU. */
+const SOFTWARE_WORKGROUPS = 1;
+
+/**
+ * Workgroups of a dispatch that fill the device. Dispatches wait for each other, so that a smaller one takes no less time, and leaves
+ * multiprocessors idle: so attention then splits keys, and products split the columns of both factors.
+ */
+export function workgroupsToFill({ tilings, software }: Pick<DeviceProfile, 'tilings' | 'software'>): number {
+  return tilings?.workgroups ?? (software ? SOFTWARE_WORKGROUPS : GPU_WORKGROUPS);
 }
 
 const NEEDS: Readonly<Record<Tier, string>> = {

@@ -2,17 +2,20 @@ import stagePatch from '../../shaders/lib/stage_patch.wgsl?raw';
 import dequantize from '../../shaders/model/dequantize.wgsl?raw';
 import gemm from '../../shaders/model/gemm.wgsl?raw';
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
+import gemmCombine from '../../shaders/model/gemm_combine.wgsl?raw';
 import gemv from '../../shaders/model/gemv.wgsl?raw';
 import laneSumsSubgroup from '../../shaders/model/lane_sums_subgroup.wgsl?raw';
 import laneSumsWorkgroup from '../../shaders/model/lane_sums_workgroup.wgsl?raw';
 import type { ShaderSpec } from '../device/pipelines.js';
-import type { DeviceProfile } from '../device/profile.js';
+import { type DeviceProfile, workgroupsToFill } from '../device/profile.js';
 import type { Bindable, Recorder } from '../device/recorder.js';
 import { invalidArgument } from '../errors.js';
 import { f32Bits } from '../index/layer.js';
 import { prelude, withUnit } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
+  FEW_ROWS_TILINGS,
+  gemmTilingFits,
   gemmTilingFor,
   type MatrixGemmTiling,
   type MatrixProductOutput,
@@ -258,6 +261,36 @@ function shapeOf({ rows, columns, bias }: Matrix): { readonly rows: number; read
   return { rows, columns, bias: bias !== undefined };
 }
 
+/** A kernel of a product, with its dispatch. */
+export interface ProductKernel {
+  readonly shader: ShaderSpec;
+  readonly workgroups: readonly [x: number, y: number, z?: number];
+  /** Where workgroups along z take shares of the columns of both factors: columns of a share, and the kernel that sums their results. */
+  readonly shares?: { readonly columns: number; readonly combine: ShaderSpec };
+}
+
+/** Least columns of a share: fewer take no longer than what a workgroup does before and behind them. */
+const SHARE_COLUMNS = 256;
+/** Most bytes of the sums of all shares. */
+const SHARES_BYTES = 2 ** 25;
+
+/** Columns of a share for a product of so many blocks, which take `depth` columns at a time: all of them where no shares are needed. */
+function shareColumns({ profile }: ModelKernels, blocks: number, columns: number, depth: number, results: number): number {
+  const shares = Math.min(workgroupsToFill(profile) / blocks, columns / SHARE_COLUMNS, SHARES_BYTES / (4 * results));
+  return shares < 2 ? columns : Math.ceil(columns / depth / Math.floor(shares)) * depth;
+}
+
+/** Sums the results of shares, see shaders/model/gemm_combine.wgsl. */
+export function combineShader(kernels: ModelKernels, output: MatrixProductOutput, bias: boolean): ShaderSpec {
+  const out = outputType(kernels, output);
+  const constants = { ADD: output === 'add' ? 1 : 0, HAS_BIAS: bias ? 1 : 0, SWIGLU: output === 'swiglu' ? 1 : 0 };
+  return {
+    label: `gemm combine ${out} ${output}${bias ? ' bias' : ''}`,
+    code: [prelude({ f16: out === 'f16', constants }), outputLibrary(out), gemmCombine].join('\n'),
+    bindings: ['uniform', 'read', 'read', 'write'],
+  };
+}
+
 /**
  * The kernel for a part of a matrix, and its workgroups.
  *
@@ -270,7 +303,7 @@ export function productShader(
   output: MatrixProductOutput,
   rows: number,
   norm = false,
-): { readonly shader: ShaderSpec; readonly workgroups: readonly [number, number] } {
+): ProductKernel {
   const { type } = part;
   if (rows <= GEMV_ROWS) {
     const tiling = gemvTiling(type);
@@ -280,24 +313,40 @@ export function productShader(
   if (norm) throw invalidArgument('rows', rows, `at most ${GEMV_ROWS}, with a norm`);
   const tiling = matrixTilingFor(kernels, matrix.columns, rows);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
+  const { columns, bias } = matrix;
+  const blocksOf = (t: Pick<MatrixGemmTiling, 'blockM' | 'blockN' | 'depth'> | GemmTiling) => {
+    const workgroups = [Math.ceil(rows / t.blockM), Math.ceil(part.rows / t.blockN)] as const;
+    const share = shareColumns(kernels, workgroups[0] * workgroups[1], columns, t.depth, rows * part.rows);
+    return { workgroups, share, splits: Math.ceil(columns / share) };
+  };
+  const chosen = (shader: ShaderSpec, { workgroups: [x, y], share, splits }: ReturnType<typeof blocksOf>): ProductKernel => {
+    if (splits === 1) return { shader, workgroups: [x, y] };
+    return { shader, workgroups: [x, y, splits], shares: { columns: share, combine: combineShader(kernels, output, bias) } };
+  };
   if (tiling && aligned) {
-    return {
-      shader: matrixGemmShader(tiling, type, output, matrix.bias, kernels.profile.checked),
-      workgroups: [Math.ceil(rows / tiling.blockM), Math.ceil(part.rows / tiling.blockN)],
-    };
+    const blocks = blocksOf(tiling);
+    const own = blocks.splits > 1 ? { ...tiling, split: true } : tiling;
+    return chosen(matrixGemmShader(own, type, output, bias, kernels.profile.checked), blocks);
   }
   if (output === 'swiglu') throw invalidArgument('rows', rows, 'as many as SwiGLU is done for in a product');
-  const blocks = gemmTiling(kernels, rows);
-  return {
-    shader: gemmShader(kernels, type, output, matrix.bias, blocks),
-    workgroups: [Math.ceil(rows / blocks.blockM), Math.ceil(part.rows / blocks.blockN)],
-  };
+  const plain = gemmTiling(kernels, rows);
+  const blocks = blocksOf(plain);
+  return chosen(
+    blocks.splits > 1 ? gemmShader(kernels, type, 'f32', false, plain) : gemmShader(kernels, type, output, bias, plain),
+    blocks,
+  );
 }
 
 /** The tiling of a product on subgroup matrices, for as many rows and a matrix of as many columns; none where other kernels do it. */
-function matrixTilingFor(kernels: ModelKernels, columns: number, rows: number): MatrixGemmTiling | undefined {
-  const { matrix, activation } = kernels;
-  return matrix && activation === 'f16' && rows > 16 ? gemmTilingFor(matrix, columns) : undefined;
+function matrixTilingFor(
+  { matrix, activation, profile }: ModelKernels,
+  columns: number,
+  rows: number,
+): MatrixGemmTiling | undefined {
+  if (!matrix || activation !== 'f16' || rows <= GEMV_ROWS) return undefined;
+  const { shape } = matrix;
+  const few = FEW_ROWS_TILINGS.map((t) => ({ ...t, shape })).find((t) => rows <= t.blockM && gemmTilingFits(t, profile.limits));
+  return gemmTilingFor(few ?? matrix, columns);
 }
 
 /** Words of `GemmParams`, see shaders/model/gemm_bindings.wgsl. */
@@ -309,9 +358,10 @@ export function gemmParams(
   stride: number,
   upStart = 0,
   eps = 0,
+  share = columns,
 ): Uint32Array<ArrayBuffer> {
   const words = [rows, part.rows, columns, (firstRow * columns) / 4, columns / 4, part.rowStart, stride, 1, upStart];
-  return new Uint32Array([...words, f32Bits(eps)]);
+  return new Uint32Array([...words, f32Bits(eps), share]);
 }
 
 /** Turns weights into f16, see shaders/model/dequantize.wgsl. */
@@ -337,11 +387,11 @@ export function productShaders(
   norm = false,
 ): ShaderSpec[] {
   const shape = shapeOf(matrix);
-  return matrix.parts.flatMap((part) =>
-    dequantizes(kernels, part.type, rows)
-      ? [dequantizeShader(part.type), productShader(kernels, { ...part, type: 'f16' }, shape, output, rows).shader]
-      : [productShader(kernels, part, shape, output, rows, norm).shader],
-  );
+  return matrix.parts.flatMap((part) => {
+    const first = dequantizes(kernels, part.type, rows);
+    const { shader, shares } = productShader(kernels, first ? { ...part, type: 'f16' } : part, shape, output, rows, norm);
+    return [...(first ? [dequantizeShader(part.type)] : []), shader, ...(shares ? [shares.combine] : [])];
+  });
 }
 
 /** Records C (+)= A W^T + bias, with a norm in front of it if there is one. */
@@ -397,21 +447,57 @@ function recordPart(
   upStart = 0,
 ): void {
   const { matrix, a, norm, firstRow = 0, rows, c, output } = product;
-  const { shader, workgroups } = productShader(kernels, part, shapeOf(matrix), output, rows, norm !== undefined);
-  const params = rec.constant(gemmParams(rows, part, matrix.columns, firstRow, matrix.rows, upStart, norm?.eps));
+  const { shader, workgroups, shares } = productShader(kernels, part, shapeOf(matrix), output, rows, norm !== undefined);
+  const { columns, bias = part.buffer } = matrix;
+  const [, , splits = 1] = workgroups;
+  const sums = shares ? rec.workspace('sums of shares', splits * rows * part.rows * 4) : undefined;
+  const params = sums
+    ? gemmParams(rows, { ...part, rowStart: 0 }, columns, firstRow, part.rows, upStart, 0, shares?.columns)
+    : gemmParams(rows, part, columns, firstRow, matrix.rows, upStart, norm?.eps);
   rec.dispatch({
     stage: 'kernel',
     shader,
     bindings: [
-      params,
+      rec.constant(params),
       part.buffer,
       a,
-      matrix.bias ?? part.buffer,
-      c,
+      bias,
+      sums ?? c,
       ...(rows <= GEMV_ROWS ? [norm?.weight ?? part.buffer] : []),
     ],
     workgroups,
-    flops: 2 * rows * part.rows * matrix.columns,
+    flops: 2 * rows * part.rows * columns,
+  });
+  if (!sums || !shares) return;
+  recordCombine(rec, kernels, shares.combine, { rows, part, stride: matrix.rows, splits, swiglu: output === 'swiglu' }, [
+    sums,
+    bias,
+    c,
+  ]);
+  rec.release(sums);
+}
+
+/** Records the summing of shares: `[splits, rows, part.rows]` to columns of C. */
+export function recordCombine(
+  rec: Recorder,
+  kernels: ModelKernels,
+  shader: ShaderSpec,
+  of: {
+    readonly rows: number;
+    readonly part: Pick<WeightPart, 'rows' | 'rowStart'>;
+    readonly stride: number;
+    readonly splits: number;
+    readonly swiglu: boolean;
+  },
+  [sums, bias, c]: readonly [GPUBuffer, GPUBuffer, Bindable],
+): void {
+  const { rows, part, stride, splits, swiglu } = of;
+  rec.dispatch({
+    stage: 'kernel',
+    shader,
+    bindings: [rec.constant([rows, part.rows, splits, part.rowStart, stride]), sums, bias, c],
+    workgroups: grid(kernels, Math.ceil((rows * part.rows) / (swiglu ? 2 : 1) / 256)),
+    flops: splits * rows * part.rows,
   });
 }
 

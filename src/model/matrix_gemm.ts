@@ -30,6 +30,8 @@ export interface MatrixGemmTiling {
    * either come from memory. Default: 2304, right for 132 multiprocessors.
    */
   readonly groupRows?: number;
+  /** Whether workgroups along z take shares of the columns of A and W; results are then f32 sums, see shaders/model/gemm_combine.wgsl. */
+  readonly split?: boolean;
 }
 
 /** Subgroups of a workgroup. */
@@ -103,7 +105,7 @@ export function gemmTilingFits(
 }
 
 /** A tiling apart from the matrix shape, which the device decides. */
-export type GemmTilingShape = Omit<MatrixGemmTiling, 'shape'>;
+export type GemmTilingShape = Omit<MatrixGemmTiling, 'shape' | 'split'>;
 
 const tiling = (
   [blockM, blockN]: readonly [number, number],
@@ -140,6 +142,16 @@ export const GEMM_TILINGS: readonly GemmTilingShape[] = [
   tiling([64, 64], [32, 32], 32),
 ];
 
+/**
+ * Tilings for products of few rows, by the most rows they are for: what is not a row costs nothing, and two or more workgroups fit a
+ * multiprocessor of an H100, since weights from memory are what such products wait for.
+ */
+export const FEW_ROWS_TILINGS: readonly GemmTilingShape[] = [
+  tiling([32, 128], [32, 32], 64),
+  tiling([32, 64], [32, 32], 64),
+  tiling([64, 64], [32, 32], 64),
+];
+
 /** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */
 export function chooseGemmTiling(
   shapes: readonly MatrixShape[],
@@ -157,7 +169,7 @@ export function gemmTilingFor(t: MatrixGemmTiling, columns: number): MatrixGemmT
 /** A tiling in a few words, for labels and tables. */
 export function gemmTilingName(t: MatrixGemmTiling): string {
   const { m, n, k } = t.shape;
-  return `${t.blockM}x${t.blockN} sg${t.subgroupM}x${t.subgroupN} k${t.depth} ${m}x${n}x${k}`;
+  return `${t.blockM}x${t.blockN} sg${t.subgroupM}x${t.subgroupN} k${t.depth} ${m}x${n}x${k}${t.split ? ' split' : ''}`;
 }
 
 /**
@@ -175,7 +187,7 @@ export function gemmTilingName(t: MatrixGemmTiling): string {
  * Rows past the end are whatever lies there, or zeros where no buffer is; their results are not stored. So WGSL's checks of loads save
  * a minimum a word; without them (`checked` false) rows past the end repeat the last one. n, and the columns and stride of C, must be
  * multiples of 4, k one of `depth`; A is f16. Bindings: 0 params (GemmParams), 1 weights, 2 A, 3 bias, 4 C.
- * Workgroups: (m / blockM, n / blockN), rounded up.
+ * Workgroups: (m / blockM, n / blockN), rounded up; with `split` also k / k_share.
  *
  * @throws {@link MinferenceError} `invalid-argument` for an impossible tiling.
  */
@@ -218,7 +230,7 @@ export function matrixGemmShader(
       gemmBindings,
       weightLibrary(type),
       type === 'f16' ? WORD_OF_HALVES : WORD_OF_EIGHT,
-      outputLibrary(output === 'activation' || output === 'swiglu' ? 'f16' : 'f32'),
+      outputLibrary((output === 'activation' || output === 'swiglu') && !t.split ? 'f16' : 'f32'),
       output === 'swiglu' ? INTERLEAVED : '',
       `@group(0) @binding(2) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
@@ -349,16 +361,20 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
   // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
   // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
   // first and the staging, so that each word is fetched when the one before it has been stored.
-  const guarded = (ahead: string, words: readonly string[]): string => text(`if (${ahead} < params.k) {`, words, '}');
+  const [begin, end] = t.split ? ['k_begin', 'k_end'] : ['0u', 'params.k'];
+  const guarded = (ahead: string, words: readonly string[]): string => text(`if (${ahead} < ${end}) {`, words, '}');
   const exchanges = steps <= 2;
   const second = fetch('(k0 + 2u * DEPTH)');
   const exchange = (i: number): string => text(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(second, i, beside)));
   const loop = text(
     operands,
-    fetch('0u'),
+    t.split
+      ? 'let k_begin = workgroup.z * params.k_share;\nlet k_end = min(k_begin + params.k_share, params.k);\nlet k_next = k_begin + DEPTH;'
+      : '',
+    fetch(begin),
     stage,
-    exchanges ? guarded('DEPTH', fetch('DEPTH')) : '',
-    'for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {',
+    exchanges ? (t.split ? guarded('k_next', fetch('k_next')) : guarded('DEPTH', fetch('DEPTH'))) : '',
+    `for (var k0 = ${begin}; k0 < ${end}; k0 += DEPTH) {`,
     'workgroupBarrier();',
     loadLeft(0),
     ops.each('j', beside, (j) => loadRight(0, j)),
@@ -385,10 +401,10 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
 let row = ${firstRow} + i / SLICE4;
 let column = ${firstColumn} + 4u * (i % SLICE4);
 if (row < params.m && column < params.n) {
-let at = (row * params.c_stride + params.c_base + column) / 4u;
+let at = ((${t.split ? 'workgroup.z * params.m + ' : ''}row) * params.c_stride + params.c_base + column) / 4u;
 var x = bitcast<vec4<f32>>(tile[scratch + (i / SLICE4) * SLICE_STRIDE + i % SLICE4]);`,
-      bias ? 'x += bias[(params.c_base + column) / 4u];' : '',
-      output === 'add' ? 'x += c[at];' : '',
+      bias && !t.split ? 'x += bias[(params.c_base + column) / 4u];' : '',
+      output === 'add' && !t.split ? 'x += c[at];' : '',
       `c[at] = pack_output(x);
 }
 }`,
@@ -420,7 +436,7 @@ c[(row * params.c_stride + params.c_base + column / 2u) / 4u] = pack_output(gate
           ),
         ),
         'workgroupBarrier();',
-        (output === 'swiglu' ? storeSwiglu : store)(
+        (output === 'swiglu' && !t.split ? storeSwiglu : store)(
           `row0 + subgroup_row + ${strip * 16}u`,
           `column0 + subgroup_column + ${part * slice}u`,
         ),

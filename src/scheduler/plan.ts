@@ -1,4 +1,4 @@
-import type { DeviceProfile } from '../device/profile.js';
+import { type DeviceProfile, workgroupsToFill } from '../device/profile.js';
 import type { Bindable, Recorder } from '../device/recorder.js';
 import { blockSparseWorkspaceBytes, recordBlockSparseIndex } from '../index/block_sparse.js';
 import { flexPrefillWorkspaceBytes, recordFlexPrefillIndex } from '../index/flex_prefill.js';
@@ -243,14 +243,6 @@ function windowArgs(pattern: HeadPattern): number[] {
 }
 
 /**
- * Workgroups of a dispatch that fill any GPU: two for each of an H100's 132 multiprocessors. Dispatches wait for each other, so that a
- * smaller one takes no less time, and leaves multiprocessors idle.
- */
-const GPU_WORKGROUPS = 264;
-/** The same for a CPU that pretends to be a GPU: any. */
-const SOFTWARE_WORKGROUPS = 1;
-
-/**
  * Diagonals from which on a band has a pass of its own: a block of rows sees 64 keys more than that, and two blocks of rows that
  * share them 128 more.
  */
@@ -344,7 +336,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
     },
   ];
-  const workgroups = profile.tilings?.workgroups ?? (profile.software ? SOFTWARE_WORKGROUPS : GPU_WORKGROUPS);
+  const workgroups = workgroupsToFill(profile);
   const least = profile.matrix ? Math.ceil(workgroups / group.heads.length) : 1;
   const room = Math.min(
     Math.max(0, options.workspaceLimit - workspaceBytes(layer, options, group.heads)),

@@ -19,16 +19,25 @@ test('what a token reads: matrices and norms once, keys and values of every toke
 test('decoding is timed by the clock and by kernel, without what belongs to the prompt', async () => {
   const device = await openNodeDevice();
   const { createCommandEncoder } = device;
-  const row = await measureDecoding(device, { ...tiny, layers: 1 }, 'q8_0', 70, { tier: 'auto', tokens: 3, runs: 1 });
+  const row = await measureDecoding(device, { ...tiny, layers: 1 }, 'q8_0', 70, {
+    tier: 'auto',
+    tokens: 3,
+    runs: 1,
+    question: 7,
+  });
   expect(row).toMatchObject({ context: 70, layers: 1 });
   expect(row.wallMs).toBeGreaterThan(0);
   expect(row.recordMs).toBeGreaterThan(0);
+  expect(row.question).toMatchObject({ tokens: 7 });
+  expect(row.question.wallMs).toBeGreaterThan(0);
   expect(device.createCommandEncoder).toBe(createCommandEncoder);
   if (device.features.has('timestamp-query')) {
     expect(row.gpuMs).toBeGreaterThan(0);
     const kernels = Object.keys(row.kernels ?? {}).join('\n');
     for (const name of ['decode_attention', 'decode_combine', 'gemv q8_0', 'rope', 'argmax', 'embed'])
       expect(kernels).toContain(name);
+    expect(row.question.gpuMs).toBeGreaterThan(0);
+    expect(Object.keys(row.question.kernels ?? {}).join('\n')).toContain('dense');
   }
   device.destroy();
 });
