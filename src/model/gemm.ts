@@ -14,9 +14,9 @@ import { f32Bits } from '../index/layer.js';
 import { prelude, withUnit } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
-  FEW_ROWS_TILINGS,
-  gemmTilingFits,
+  fewRowsTiling,
   gemmTilingFor,
+  isAlone,
   type MatrixGemmTiling,
   type MatrixProductOutput,
   matrixGemmShader,
@@ -154,19 +154,26 @@ export function plainGemmName(t: GemmTiling): string {
 const GPU_GEMM = { blockN: 64, laneRows: 2, depth: 16, unroll: true } as const;
 const SOFTWARE_GEMM = { blockN: 32, threadsX: 8, threadsY: 8, laneRows: 1, depth: 16, unroll: false } as const;
 
-/** Tilings of the kernel for many rows: 32 or 64 sums a thread on GPUs, fewer on software devices, which take long to compile many. */
-const PLAIN_GEMM_TILINGS = {
-  gpu: {
-    few: { ...GPU_GEMM, blockM: 64, threadsX: 16, threadsY: 8 },
-    many: { ...GPU_GEMM, blockM: 128, threadsX: 8, threadsY: 16 },
-  },
-  software: { few: { ...SOFTWARE_GEMM, blockM: 32 }, many: { ...SOFTWARE_GEMM, blockM: 64 } },
-} as const satisfies Record<string, Record<'few' | 'many', GemmTiling>>;
+/**
+ * Tilings of the kernel for more than {@link GEMV_ROWS} rows, by the rows of a block: 16 to 64 sums a thread on GPUs, fewer on software
+ * devices, which take long to compile many.
+ */
+const PLAIN_GEMM_TILINGS: Readonly<Record<'gpu' | 'software', readonly [GemmTiling, ...GemmTiling[]]>> = {
+  gpu: [
+    { ...GPU_GEMM, blockM: 32, threadsX: 16, threadsY: 8 },
+    { ...GPU_GEMM, blockM: 64, threadsX: 16, threadsY: 8 },
+    { ...GPU_GEMM, blockM: 128, threadsX: 8, threadsY: 16 },
+  ],
+  software: [
+    { ...SOFTWARE_GEMM, blockM: 32 },
+    { ...SOFTWARE_GEMM, blockM: 64 },
+  ],
+};
 
-/** The tiling for a number of rows. */
+/** The tiling for a number of rows: the smallest block that holds them, or the largest. */
 export function gemmTiling({ profile }: ModelKernels, rows: number): GemmTiling {
-  const { few, many } = PLAIN_GEMM_TILINGS[profile.software ? 'software' : 'gpu'];
-  return rows <= few.blockM ? few : many;
+  const tilings = PLAIN_GEMM_TILINGS[profile.software ? 'software' : 'gpu'];
+  return tilings.find(({ blockM }) => rows <= blockM) ?? tilings.at(-1) ?? tilings[0];
 }
 
 /** The kernel for many rows. */
@@ -274,10 +281,18 @@ const SHARE_COLUMNS = 256;
 /** Most bytes of the sums of all shares. */
 const SHARES_BYTES = 2 ** 25;
 
-/** Columns of a share for a product of so many blocks, which take `depth` columns at a time: all of them where no shares are needed. */
-function shareColumns({ profile }: ModelKernels, blocks: number, columns: number, depth: number, results: number): number {
-  const shares = Math.min(workgroupsToFill(profile) / blocks, columns / SHARE_COLUMNS, SHARES_BYTES / (4 * results));
-  return shares < 2 ? columns : Math.ceil(columns / depth / Math.floor(shares)) * depth;
+/** The dispatch of a tiling: workgroups along z take shares of the columns where the others would not fill the device. */
+function blocksOf(
+  { profile }: ModelKernels,
+  t: MatrixGemmTiling | GemmTiling,
+  { m, n, k }: { readonly m: number; readonly n: number; readonly k: number },
+): { readonly workgroups: readonly [x: number, y: number, z: number]; readonly share: number } {
+  const [x, y] = [Math.ceil(m / t.blockM), Math.ceil(n / t.blockN)];
+  // Small workgroups of f32 arithmetic share a multiprocessor with others; blocks on matrices may leave no room for a second one.
+  const wanted = workgroupsToFill(profile) * ('threadsX' in t ? 2 : isAlone(t) ? 0.5 : 1);
+  const splits = Math.floor(Math.min(wanted / (x * y), k / SHARE_COLUMNS, SHARES_BYTES / (4 * m * n)));
+  const share = splits < 2 ? k : Math.ceil(k / t.depth / splits) * t.depth;
+  return { workgroups: [x, y, Math.ceil(k / share)], share };
 }
 
 /** Sums the results of shares, see shaders/model/gemm_combine.wgsl. */
@@ -314,27 +329,21 @@ export function productShader(
   const tiling = matrixTilingFor(kernels, matrix.columns, rows);
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
   const { columns, bias } = matrix;
-  const blocksOf = (t: Pick<MatrixGemmTiling, 'blockM' | 'blockN' | 'depth'> | GemmTiling) => {
-    const workgroups = [Math.ceil(rows / t.blockM), Math.ceil(part.rows / t.blockN)] as const;
-    const share = shareColumns(kernels, workgroups[0] * workgroups[1], columns, t.depth, rows * part.rows);
-    return { workgroups, share, splits: Math.ceil(columns / share) };
-  };
-  const chosen = (shader: ShaderSpec, { workgroups: [x, y], share, splits }: ReturnType<typeof blocksOf>): ProductKernel => {
-    if (splits === 1) return { shader, workgroups: [x, y] };
-    return { shader, workgroups: [x, y, splits], shares: { columns: share, combine: combineShader(kernels, output, bias) } };
-  };
+  const size = { m: rows, n: part.rows, k: columns };
+  const sums = ({ share }: { readonly share: number }): Pick<ProductKernel, 'shares'> =>
+    share < columns ? { shares: { columns: share, combine: combineShader(kernels, output, bias) } } : {};
   if (tiling && aligned) {
-    const blocks = blocksOf(tiling);
-    const own = blocks.splits > 1 ? { ...tiling, split: true } : tiling;
-    return chosen(matrixGemmShader(own, type, output, bias, kernels.profile.checked), blocks);
+    const blocks = blocksOf(kernels, tiling, size);
+    const own = blocks.share < columns ? { ...tiling, split: true } : tiling;
+    const shader = matrixGemmShader(own, type, output, bias, kernels.profile.checked);
+    return { shader, workgroups: blocks.workgroups, ...sums(blocks) };
   }
   if (output === 'swiglu') throw invalidArgument('rows', rows, 'as many as SwiGLU is done for in a product');
   const plain = gemmTiling(kernels, rows);
-  const blocks = blocksOf(plain);
-  return chosen(
-    blocks.splits > 1 ? gemmShader(kernels, type, 'f32', false, plain) : gemmShader(kernels, type, output, bias, plain),
-    blocks,
-  );
+  const blocks = blocksOf(kernels, plain, size);
+  const shader =
+    blocks.share < columns ? gemmShader(kernels, type, 'f32', false, plain) : gemmShader(kernels, type, output, bias, plain);
+  return { shader, workgroups: blocks.workgroups, ...sums(blocks) };
 }
 
 /** The tiling of a product on subgroup matrices, for as many rows and a matrix of as many columns; none where other kernels do it. */
@@ -344,9 +353,7 @@ function matrixTilingFor(
   rows: number,
 ): MatrixGemmTiling | undefined {
   if (!matrix || activation !== 'f16' || rows <= GEMV_ROWS) return undefined;
-  const { shape } = matrix;
-  const few = FEW_ROWS_TILINGS.map((t) => ({ ...t, shape })).find((t) => rows <= t.blockM && gemmTilingFits(t, profile.limits));
-  return gemmTilingFor(few ?? matrix, columns);
+  return gemmTilingFor(fewRowsTiling(matrix, profile.limits, rows), columns);
 }
 
 /** Words of `GemmParams`, see shaders/model/gemm_bindings.wgsl. */

@@ -143,14 +143,35 @@ export const GEMM_TILINGS: readonly GemmTilingShape[] = [
 ];
 
 /**
- * Tilings for products of few rows, by the most rows they are for: what is not a row costs nothing, and two or more workgroups fit a
- * multiprocessor of an H100, since weights from memory are what such products wait for.
+ * Tilings for products of few rows, the smallest blocks first. Of the first two several fit a multiprocessor of an H100, since weights
+ * from memory are what such products wait for.
  */
 export const FEW_ROWS_TILINGS: readonly GemmTilingShape[] = [
   tiling([32, 128], [32, 32], 64),
-  tiling([32, 64], [32, 32], 64),
   tiling([64, 64], [32, 32], 64),
+  tiling([128, 128], [64, 32], 64),
 ];
+
+/** Rows from which on blocks that are not full matter less than what larger ones save. */
+const MANY_ROWS = 512;
+
+/** The tiling for so many rows: the smallest block that holds them; else `many`, or the largest one for few where that is full better. */
+export function fewRowsTiling(
+  many: MatrixGemmTiling,
+  limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
+  rows: number,
+): MatrixGemmTiling {
+  if (rows > MANY_ROWS) return many;
+  const few = FEW_ROWS_TILINGS.map((t) => ({ ...t, shape: many.shape })).filter((t) => gemmTilingFits(t, limits));
+  const padded = (t: MatrixGemmTiling): number => Math.ceil(rows / t.blockM) * t.blockM;
+  const largest = few.at(-1) ?? many;
+  return few.find((t) => rows <= t.blockM) ?? (padded(largest) < padded(many) ? largest : many);
+}
+
+/** Whether a workgroup has a multiprocessor to itself, of NVIDIA's, whose workgroups share 48 KiB. */
+export function isAlone(t: MatrixGemmTiling): boolean {
+  return 2 * gemmWorkgroupBytes(t) > 48 * 1024;
+}
 
 /** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */
 export function chooseGemmTiling(

@@ -1,8 +1,9 @@
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
-import { gemmParams } from '../../src/model/gemm.js';
+import { combineShader, gemmParams, recordCombine } from '../../src/model/gemm.js';
 import {
+  FEW_ROWS_TILINGS,
   GEMM_TILINGS,
   type GemmTilingShape,
   gemmSubgroups,
@@ -37,21 +38,49 @@ export interface MatrixProduct {
   readonly checked?: boolean;
 }
 
-/** Runs a kernel on its bindings; emulated on a device without subgroup matrices. */
+/** What a product on matrices needs to know beside {@link MatrixProduct}. */
+interface MatrixProductOptions {
+  readonly output: MatrixProductOutput;
+  readonly bias: boolean;
+  readonly rowStart: number;
+  readonly firstRow: number;
+  readonly stride: number;
+  readonly upStart: number;
+}
+
+/** Runs a kernel on weights, A, bias and C; emulated on a device without subgroup matrices. */
 async function runOnMatrices(
-  { device }: SuiteContext,
-  run: Omit<MatrixProduct, 'output' | 'k'> & { readonly output: MatrixProductOutput; readonly bias: boolean },
-  [params, ...buffers]: readonly [Uint32Array, ...GPUBuffer[]],
+  { device, profile }: SuiteContext,
+  run: Omit<MatrixProduct, 'output'> & MatrixProductOptions,
+  [weights, a, biases, c]: readonly [GPUBuffer, GPUBuffer, GPUBuffer, GPUBuffer],
 ): Promise<void> {
-  const { tiling, type, output, m, n, bias, checked } = run;
+  const { tiling, type, output, m, n, k, bias, checked, rowStart, firstRow, stride, upStart } = run;
   const ops: MatrixOps | undefined = device.features.has(MATRIX_FEATURE) ? undefined : emulatedOps(tiling.shape, BANK);
   const shader = matrixGemmShader(tiling, type, output, bias, checked, ops);
-  await gpuOf(device).pipelines.prepare([shader]);
-  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN)] as const;
+  const kernels = { profile, activation: 'f16' } as const;
+  const combine = combineShader(kernels, output, bias);
+  await gpuOf(device).pipelines.prepare([shader, combine]);
+  const splits = tiling.split ? 3 : 1;
+  const share = Math.ceil(k / tiling.depth / splits) * tiling.depth;
+  const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN), Math.ceil(k / share)] as const;
   const rec = recorderOf(device);
-  const invocations = workgroups[0] * workgroups[1] * gemmSubgroups(tiling) * 32;
+  const invocations = workgroups[0] * workgroups[1] * workgroups[2] * gemmSubgroups(tiling) * 32;
   const bank = ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : [];
-  rec.dispatch({ stage: 'kernel', shader, bindings: [rec.constant(params), ...buffers, ...bank], workgroups });
+  const part = { rows: n, rowStart };
+  const sums = tiling.split ? rec.workspace('sums of shares', workgroups[2] * m * n * 4) : undefined;
+  const params = sums
+    ? gemmParams(m, { ...part, rowStart: 0 }, k, firstRow, n, upStart, 0, share)
+    : gemmParams(m, part, k, firstRow, stride, upStart);
+  rec.dispatch({
+    stage: 'kernel',
+    shader,
+    bindings: [rec.constant(params), weights, a, biases, sums ?? c, ...bank],
+    workgroups,
+  });
+  if (sums) {
+    const of = { rows: m, part, stride, splits: workgroups[2], swiglu: output === 'swiglu' };
+    recordCombine(rec, kernels, combine, of, [sums, biases, c]);
+  }
   submit(rec);
 }
 
@@ -69,8 +98,7 @@ export async function checkMatrixProduct(ctx: SuiteContext, name: string, run: M
   const before = roundToF16(random.normals(m * width, 3));
   const dtype = output === 'activation' ? 'f16' : 'f32';
   const c = uploadNumbers(device, before, dtype);
-  await runOnMatrices(ctx, { ...run, bias: true }, [
-    gemmParams(m, { rows: n, rowStart }, k, firstRow, width),
+  await runOnMatrices(ctx, { ...run, bias: true, rowStart, firstRow, stride: width, upStart: 0 }, [
     upload(device, bytes, bytes.byteLength + 4),
     uploadNumbers(device, a, 'f16'),
     uploadNumbers(device, bias, 'f32'),
@@ -112,8 +140,8 @@ async function checkMatrixSwiglu(ctx: SuiteContext, name: string, run: MatrixSwi
   const before = roundToF16(random.normals(m * width, 3));
   const c = uploadNumbers(device, before, 'f16');
   const weights = upload(device, bytes, bytes.byteLength + 4);
-  await runOnMatrices(ctx, { ...run, output: 'swiglu', n: 2 * inner, bias: false }, [
-    gemmParams(m, { rows: 2 * inner, rowStart: first }, k, 0, width, inner + gap),
+  const where = { rowStart: first, firstRow: 0, stride: width, upStart: inner + gap };
+  await runOnMatrices(ctx, { ...run, ...where, output: 'swiglu', n: 2 * inner, bias: false }, [
     weights,
     uploadNumbers(device, a, 'f16'),
     weights,
@@ -181,7 +209,30 @@ const groups: SuiteCase = {
 };
 
 /** Every tiling on an odd number of rows and a ragged number of columns; types, shapes and results in turn. */
-export const matrixGemmCases: SuiteCase[] = [groups, ...swigluCases, ...GEMM_TILINGS.map(tilingCase)];
+export const matrixGemmCases: SuiteCase[] = [groups, ...swigluCases, ...GEMM_TILINGS.map(tilingCase), ...sharesCases()];
+
+/** Few rows, whose columns are dealt out in three shares, of which the last is smaller. */
+function sharesCases(): SuiteCase[] {
+  const shape = { m: 16, n: 16, k: 16 } as const;
+  return FEW_ROWS_TILINGS.map((few, i): SuiteCase => {
+    const name = `shares of a product on matrices: ${few.blockM} rows`;
+    return {
+      name,
+      needs: 'f16',
+      run: async (ctx) => {
+        const fits = fitting(
+          { ...few, shape, depth: i === 1 ? 32 : few.depth },
+          ctx.profile.limits.maxComputeWorkgroupStorageSize,
+        );
+        const tiling = { ...fits, split: true };
+        const [m, k] = [few.blockM - 11, 8 * tiling.depth];
+        const output = (['add', 'activation', 'f32'] as const)[i % 3] ?? 'f32';
+        await checkMatrixProduct(ctx, name, { tiling, type: i === 0 ? 'q8_0' : 'f16', output, m, n: tiling.blockN + 4, k });
+        if (i < 2) await checkMatrixSwiglu(ctx, `${name} swiglu`, { tiling, type: 'f16', m, inner: tiling.blockN / 2 + 4, k });
+      },
+    };
+  });
+}
 
 function tilingCase(t: GemmTilingShape, i: number): SuiteCase {
   const shapes = MATRIX_SHAPES.filter((shape) => gemmTilingProblem({ ...t, shape }) === undefined);

@@ -203,13 +203,17 @@ async function checkProduct(
     /** With a norm of the residual stream in front of it. */
     normed?: boolean;
     f16Bits?: boolean;
+    /** Workgroups that are said to fill the device, and shares of the columns that each part of the matrix then has. */
+    shared?: readonly [workgroups: number, shares: readonly number[]];
   },
 ): Promise<void> {
   const { device } = ctx;
   const { slab } = options;
   const { f16Bits } = options;
   const own = slab ? dequantizing(ctx, 2 * options.k * slab) : kernelsOf(ctx);
-  const kernels = f16Bits === undefined ? own : { ...own, f16Bits };
+  const bits = f16Bits === undefined ? own : { ...own, f16Bits };
+  const [workgroups, shares] = options.shared ?? [];
+  const kernels = workgroups ? { ...bits, profile: { ...own.profile, tilings: { workgroups } } } : bits;
   const { types, m, rows, k, output, bias = false, firstRow = 0, normed = false } = options;
   const name = `${types.join('+')} ${output}${normed ? ' normed' : ''} m=${m} n=${rows.join('+')} k=${k}`;
   const { matrix, numbers, bias: biases } = makeMatrix(device, types, rows, k, random, bias, options.deviation);
@@ -226,6 +230,8 @@ async function checkProduct(
   const turned = rec.steps.filter((step) => step.kind === 'dispatch' && step.label.startsWith('gemm weights')).length;
   const slabs = types.reduce((sum, type, i) => sum + (slab && type !== 'f16' ? Math.ceil((rows[i] as number) / slab) : 0), 0);
   assert(turned === slabs, `${name}: weights became f16 ${turned} times, not ${slabs}`);
+  const depths = rec.steps.flatMap((step) => (step.kind === 'dispatch' && step.workgroups[2] > 1 ? [step.workgroups[2]] : []));
+  assert(`${depths}` === `${shares ?? []}`, `${name}: shares ${depths}, expected ${shares ?? []}`);
   const actual = await readNumbers(device, c, m * n, dtype);
   const expected = product(a.subarray(firstRow * k), numbers, m, k, biases);
   if (output === 'add') residual.forEach((x, i) => (expected[i] = (expected[i] as number) + x));
@@ -435,6 +441,19 @@ export const opCases: SuiteCase[] = [
       },
     ];
   }),
+  {
+    name: 'product: shares of the columns',
+    run: async (ctx) => {
+      const random = randomOf(ctx, 'shares');
+      // At most as many shares as have 256 columns each.
+      const one = { types: ['q8_0'], m: 20, rows: [70], k: 1024, shared: [12, [4]] } as const;
+      for (const output of ['activation', 'add', 'f32'] as const)
+        await checkProduct(ctx, random, { ...one, output, bias: output !== 'add' });
+      // A part that needs none.
+      const parts = { types: ['f16', 'q4_0'], rows: [5, 300], k: 864, output: 'activation' } as const;
+      await checkProduct(ctx, random, { ...parts, m: 9, bias: true, firstRow: 1, shared: [2, [3]] });
+    },
+  },
   {
     name: 'product: the tilings of hardware devices',
     run: async (ctx) => {
