@@ -276,6 +276,9 @@ export interface ProductKernel {
   readonly shares?: { readonly columns: number; readonly combine: ShaderSpec };
 }
 
+/** Rows that different kernels do: one number for each of those for few rows. */
+export const FEW_ROWS = [32, 64, 128] as const;
+
 /** Least columns of a share: fewer take no longer than what a workgroup does before and behind them. */
 const SHARE_COLUMNS = 256;
 /** Most bytes of the sums of all shares. */

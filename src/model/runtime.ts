@@ -12,6 +12,7 @@ import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } fr
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
 import {
   DEQUANTIZE_ROWS,
+  FEW_ROWS,
   fusesNorm,
   fusesSwiglu,
   type Matrix,
@@ -356,7 +357,7 @@ export class LanguageModel {
   }
 
   /**
-   * Compiles the kernels of long prompts and of decoding. {@link load} has done it for the model's own patterns.
+   * Compiles the kernels of long prompts, of short ones and of decoding. {@link load} has done it for the model's own patterns.
    *
    * @param patterns what else heads will attend to
    */
@@ -374,7 +375,9 @@ export class LanguageModel {
       argmaxShader(true),
       ...this.#productShaders(head, 'f32', [1], true),
     ];
-    const rows = [1, this.#chunkSize];
+    // Software adapters compile for long.
+    const few = this.profile.software ? [] : FEW_ROWS.filter((n) => n < this.#chunkSize);
+    const rows = [1, ...few, this.#chunkSize];
     for (const layer of layers) {
       specs.push(
         ...this.#productShaders(layer.qkv, 'activation', rows, true),

@@ -15,6 +15,7 @@ import {
 } from '../../src/model/gemm.js';
 import {
   chooseGemmTiling,
+  FEW_ROWS_TILINGS,
   GEMM_TILINGS,
   type GemmTilingShape,
   gemmRegisters,
@@ -81,9 +82,10 @@ test('the model kernels compile without a message, on hardware and software devi
 test('every tiling of the products on subgroup matrices compiles without a message', async () => {
   const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
   let count = 0;
-  for (const [i, t] of GEMM_TILINGS.entries()) {
+  const all = [...GEMM_TILINGS, ...FEW_ROWS_TILINGS];
+  for (const [i, t] of all.entries()) {
     for (const shape of MATRIX_SHAPES) {
-      const tiling: MatrixGemmTiling = { ...t, shape };
+      const tiling: MatrixGemmTiling = { ...t, shape, split: i % 2 === 1 };
       // Halves of strips are matrices of 8 columns.
       const halves = t.subgroupN % 16 !== 0 && shape.n === 16;
       expect(gemmTilingProblem(tiling) !== undefined).toBe(halves);
@@ -95,7 +97,7 @@ test('every tiling of the products on subgroup matrices compiles without a messa
       }
     }
   }
-  const [tilings, shapes] = [GEMM_TILINGS.length, MATRIX_SHAPES.length];
+  const [tilings, shapes] = [all.length, MATRIX_SHAPES.length];
   expect(count).toBe((tilings * shapes - 1) * TYPES.length);
 });
 
@@ -128,6 +130,41 @@ test('a device gets a tiling that it can run, or none', () => {
   };
   expect(gemmTilingProblem(odd)).toContain('divide');
   expect(() => matrixGemmShader(odd, 'f16', 'f32', false)).toThrow('tiling');
+});
+
+test('products of few rows have blocks that fit them, and shares of the columns that fill the device', async () => {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  const matrix = { shape: { m: 16, n: 16, k: 16 }, ...(GEMM_TILINGS[0] as GemmTilingShape) } as const;
+  const plain = profileDevice(device, 'f16');
+  // As an H100 has.
+  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
+  const kernels = { profile: { ...plain, limits, tilings: { workgroups: 264 } }, activation: 'f16', matrix } as const;
+  const chosen = (k: ModelKernels, rows: number, [n, columns] = [4096, 4096]): string => {
+    const { shader, workgroups, shares } = productShader(
+      k,
+      { type: 'f16', rows: n, rowStart: 0 },
+      { rows: n, columns, bias: false },
+      'activation',
+      rows,
+    );
+    expect(shares !== undefined).toBe((workgroups[2] ?? 1) > 1);
+    return `${/[0-9]+x[0-9]+/.exec(shader.label)?.[0]} ${workgroups.join(' ')}${shares ? ` ${shares.columns}` : ''}`;
+  };
+  expect(chosen(kernels, 5)).toBe('32x128 1 32 8 512');
+  expect(chosen(kernels, 32, [28_672, 4096])).toBe('32x128 1 224 1');
+  expect(chosen(kernels, 33)).toBe('64x64 1 64 4 1024');
+  // A multiprocessor has room for one of these.
+  expect(chosen(kernels, 65)).toBe('128x128 1 32 4 1024');
+  expect(chosen(kernels, 200)).toBe('128x128 2 32 2 2048');
+  expect(chosen(kernels, 160)).toBe('160x192 1 22 6 704');
+  expect(chosen(kernels, 480)).toBe('160x192 3 22 2 2048');
+  expect(chosen(kernels, 513)).toBe('160x192 4 22 1');
+  // No share has fewer than 256 columns.
+  expect(chosen(kernels, 20, [576, 576])).toBe('32x128 1 5 2 320');
+  const { matrix: _, ...others } = kernels;
+  expect(chosen(others, 20)).toBe('32x64 1 64 8 512');
+  expect(chosen(others, 64)).toBe('64x64 1 64 8 512');
+  expect(chosen(others, 300)).toBe('128x64 3 64 2 2048');
 });
 
 test('products repeat their last rows on a device without checks of loads', async () => {

@@ -14,13 +14,13 @@ const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX
 const pipelines = new PipelineCache(device);
 const COLUMNS = 4096;
 
-/** Kernels of a device whose bindings hold so many f16 weights. */
-function kernels(weights = 2 ** 26): ModelKernels {
+/** Kernels of a device whose bindings hold so many f16 weights, and that so many workgroups fill. */
+function kernels(weights = 2 ** 26, workgroups = 1): ModelKernels {
   const profile = profileDevice(device, 'f16');
   const limits = { ...profile.limits, maxStorageBufferBindingSize: 2 * weights, maxBufferSize: 2 ** 30 };
   const { maxComputeWorkgroupsPerDimension } = profile.limits;
   return {
-    profile: { ...profile, limits: { ...limits, maxComputeWorkgroupsPerDimension } },
+    profile: { ...profile, limits: { ...limits, maxComputeWorkgroupsPerDimension }, tilings: { workgroups } },
     activation: 'f16',
     matrix: { shape: { m: 16, n: 16, k: 16 }, ...(GEMM_TILINGS.at(-1) as GemmTilingShape) },
     dequantizeFrom: 512,
@@ -73,8 +73,22 @@ test('gate and up in one buffer are one product, up half of the rows behind gate
   const { constants, dispatches, fuses } = await recorded(kernels(), partsOf({ type: 'f16', rows: 640 }), 600);
   expect(fuses).toBe(true);
   // Rows, both of gate and up, columns, and where A, C and up begin.
-  expect(constants).toEqual([[600, 640, COLUMNS, 0, COLUMNS / 4, 0, 320, 1, 320, 0]]);
-  expect(dispatches[0]?.workgroups).toEqual([Math.ceil(600 / 64), 10]);
+  expect(constants).toEqual([[600, 640, COLUMNS, 0, COLUMNS / 4, 0, 320, 1, 320, 0, COLUMNS]]);
+  expect(dispatches[0]?.workgroups).toEqual([Math.ceil(600 / 64), 10, 1]);
+});
+
+test('shares of gate and up are summed before they meet', async () => {
+  const { constants, dispatches, labels } = await recorded(kernels(2 ** 26, 40), partsOf({ type: 'q8_0', rows: 640 }), 20);
+  // Ten blocks of 64 rows of the weights, and four shares, whose sums lie one after the other.
+  expect(dispatches.map(({ workgroups }) => workgroups)).toEqual([
+    [1, 10, 4],
+    [(20 * 320) / 256, 1],
+  ]);
+  expect(constants).toEqual([
+    [20, 640, COLUMNS, 0, COLUMNS / 4, 0, 640, 1, 320, 0, COLUMNS / 4],
+    [20, 640, 4, 0, 320],
+  ]);
+  expect(labels[1]).toBe('gemm combine f16 swiglu');
 });
 
 test('quantised gate and up become f16 slab by slab, whatever parts they lie in', async () => {
@@ -116,8 +130,7 @@ test('other kernels keep gate and up apart', () => {
   const one = { rows: 640, columns: COLUMNS, parts: partsOf({ type: 'f16', rows: 640 }) };
   const two = { ...one, parts: partsOf({ type: 'f16', rows: 320 }, { type: 'f16', rows: 320 }) };
   const quantised = { ...one, parts: partsOf({ type: 'q8_0', rows: 320 }, { type: 'q4_0', rows: 320 }) };
-  expect(fusesSwiglu(k, one, 17)).toBe(true);
-  expect(fusesSwiglu(k, one, 16)).toBe(false);
+  expect(fusesSwiglu(k, one, 5)).toBe(true);
   expect(fusesSwiglu({ ...k, matrix: undefined }, one, 600)).toBe(false);
   expect(fusesSwiglu({ ...k, activation: 'f32' }, one, 600)).toBe(false);
   expect(fusesSwiglu(k, two, 600)).toBe(false);
