@@ -16,11 +16,26 @@ export interface ChosenKernel {
   readonly slashTile?: number;
 }
 
+/** Tilings chosen before: a layer's plan asks for several, and reading a device's limits is slow. */
+const chosenBefore = new WeakMap<DeviceProfile, Map<string, MatrixTiling | AttentionTiling | undefined>>();
+
+function remembered<T extends MatrixTiling | AttentionTiling | undefined>(
+  profile: DeviceProfile,
+  key: string,
+  choose: () => T,
+): T {
+  const known = chosenBefore.get(profile) ?? new Map<string, MatrixTiling | AttentionTiling | undefined>();
+  chosenBefore.set(profile, known);
+  if (!known.has(key)) known.set(key, choose());
+  return known.get(key) as T;
+}
+
 /** The matrix tier's tiling for a kernel, if there is one. */
 function matrixTiling(profile: DeviceProfile, kernel: MatrixKernel, headDim: number, dtype: DType): MatrixTiling | undefined {
   const { tilings, limits, matrix } = profile;
   if (!matrix || dtype !== 'f16') return undefined;
-  return tilings?.matrix?.[kernel] ?? chooseMatrixTiling({ ...matrix, limits }, kernel, headDim);
+  const choose = () => tilings?.matrix?.[kernel] ?? chooseMatrixTiling({ ...matrix, limits }, kernel, headDim);
+  return remembered(profile, `${kernel} ${headDim}`, choose);
 }
 
 /** A kernel of the matrix tier. */
@@ -47,7 +62,9 @@ export function chooseKernelTiling(
   dtype: DType,
 ): { readonly matrix: MatrixTiling } | { readonly matrix: undefined; readonly plain: AttentionTiling } {
   const matrix = matrixTiling(profile, kernel, headDim, dtype);
-  return matrix ? { matrix } : { matrix: undefined, plain: profile.tilings?.plain ?? chooseTiling(profile, headDim) };
+  if (matrix) return { matrix };
+  const plain = remembered(profile, `plain ${headDim}`, () => profile.tilings?.plain ?? chooseTiling(profile, headDim));
+  return { matrix: undefined, plain };
 }
 
 /**

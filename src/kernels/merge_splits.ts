@@ -1,6 +1,6 @@
 import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import mergeSplits from '../../shaders/merge_splits.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { prelude, type StorageFormat, storageLibrary } from './shader_text.js';
 
 /** Threads of a workgroup that share an element of the output, and elements of a workgroup. */
@@ -10,14 +10,13 @@ export const MERGE_ITEMS = 32;
 
 /** The kernel that joins the results of splits (shaders/merge_splits.wgsl). */
 export function mergeSplitsShader(headDim: number, storage: StorageFormat): ShaderSpec {
-  return {
-    label: `merge splits D=${headDim} ${storage}`,
-    bindings: ['uniform', 'read', 'read', 'read', 'write', 'write'],
-    code: [
+  const bindings = ['uniform', 'read', 'read', 'read', 'write', 'write'] as const;
+  return lazyShader({ label: `merge splits D=${headDim} ${storage}`, bindings }, () =>
+    [
       prelude({ f16: storage === 'f16', constants: { HEAD_DIM: headDim, ITEMS: MERGE_ITEMS, PARTS } }),
       storageLibrary(storage),
       headEntry,
       mergeSplits,
     ].join('\n'),
-  };
+  );
 }

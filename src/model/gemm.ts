@@ -6,7 +6,7 @@ import gemmCombine from '../../shaders/model/gemm_combine.wgsl?raw';
 import gemv from '../../shaders/model/gemv.wgsl?raw';
 import laneSumsSubgroup from '../../shaders/model/lane_sums_subgroup.wgsl?raw';
 import laneSumsWorkgroup from '../../shaders/model/lane_sums_workgroup.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { type DeviceProfile, workgroupsToFill } from '../device/profile.js';
 import type { Bindable, Recorder } from '../device/recorder.js';
 import { invalidArgument } from '../errors.js';
@@ -197,18 +197,21 @@ export function gemmShader(
     ADD: output === 'add' ? 1 : 0,
     HAS_BIAS: bias ? 1 : 0,
   };
-  return {
-    label: `gemm ${type} ${activation} ${output} ${plainGemmName(t)}${bias ? ' bias' : ''}`,
-    code: [
-      prelude({ f16: activation === 'f16', aliases: { Activation: activation }, constants }),
-      gemmBindings,
-      weightLibrary(type),
-      outputLibrary(out),
-      stagePatch,
-      withUnit(gemm, t.unroll ? undefined : 'params.unit'),
-    ].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'read', 'write'],
-  };
+  return lazyShader(
+    {
+      label: `gemm ${type} ${activation} ${output} ${plainGemmName(t)}${bias ? ' bias' : ''}`,
+      bindings: ['uniform', 'read', 'read', 'read', 'write'],
+    },
+    () =>
+      [
+        prelude({ f16: activation === 'f16', aliases: { Activation: activation }, constants }),
+        gemmBindings,
+        weightLibrary(type),
+        outputLibrary(out),
+        stagePatch,
+        withUnit(gemm, t.unroll ? undefined : 'params.unit'),
+      ].join('\n'),
+  );
 }
 
 /** The kernel for up to {@link GEMV_ROWS} rows. */
@@ -236,20 +239,23 @@ export function gemvShader(
     SWIGLU: output === 'swiglu' ? 1 : 0,
     NORM: norm ? 1 : 0,
   };
-  return {
-    label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${norm ? ' norm' : ''}${f16Bits ? ' bits' : ''}${subgroups ? ' sg' : ''}`,
-    code: [
-      prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: given }, constants }),
-      gemmBindings,
-      weightLibrary(type, f16Bits),
-      activationLibrary(given, f16Bits),
-      runLibrary(type),
-      outputLibrary(outputType(kernels, output)),
-      gemv,
-      subgroups ? laneSumsSubgroup : laneSumsWorkgroup,
-    ].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'read', 'write', 'read'],
-  };
+  return lazyShader(
+    {
+      label: `gemv ${type} ${activation} ${output} m=${rows} ${tiling.rows}x${8 * tiling.groups}${bias ? ' bias' : ''}${norm ? ' norm' : ''}${f16Bits ? ' bits' : ''}${subgroups ? ' sg' : ''}`,
+      bindings: ['uniform', 'read', 'read', 'read', 'write', 'read'],
+    },
+    () =>
+      [
+        prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: given }, constants }),
+        gemmBindings,
+        weightLibrary(type, f16Bits),
+        activationLibrary(given, f16Bits),
+        runLibrary(type),
+        outputLibrary(outputType(kernels, output)),
+        gemv,
+        subgroups ? laneSumsSubgroup : laneSumsWorkgroup,
+      ].join('\n'),
+  );
 }
 
 /** A grid of so many workgroups and a few more, however many a dimension may have. */
@@ -302,11 +308,10 @@ function blocksOf(
 export function combineShader(kernels: ModelKernels, output: MatrixProductOutput, bias: boolean): ShaderSpec {
   const out = outputType(kernels, output);
   const constants = { ADD: output === 'add' ? 1 : 0, HAS_BIAS: bias ? 1 : 0, SWIGLU: output === 'swiglu' ? 1 : 0 };
-  return {
-    label: `gemm combine ${out} ${output}${bias ? ' bias' : ''}`,
-    code: [prelude({ f16: out === 'f16', constants }), outputLibrary(out), gemmCombine].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'write'],
-  };
+  return lazyShader(
+    { label: `gemm combine ${out} ${output}${bias ? ' bias' : ''}`, bindings: ['uniform', 'read', 'read', 'write'] },
+    () => [prelude({ f16: out === 'f16', constants }), outputLibrary(out), gemmCombine].join('\n'),
+  );
 }
 
 /**
@@ -376,11 +381,9 @@ export function gemmParams(
 
 /** Turns weights into f16, see shaders/model/dequantize.wgsl. */
 export function dequantizeShader(type: WeightType): ShaderSpec {
-  return {
-    label: `gemm weights ${type} to f16`,
-    code: [prelude({}), weightLibrary(type), dequantize].join('\n'),
-    bindings: ['uniform', 'read', 'write'],
-  };
+  return lazyShader({ label: `gemm weights ${type} to f16`, bindings: ['uniform', 'read', 'write'] }, () =>
+    [prelude({}), weightLibrary(type), dequantize].join('\n'),
+  );
 }
 
 /** Whether a product of so many rows turns such weights into f16 first. */

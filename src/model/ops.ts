@@ -12,7 +12,7 @@ import swigluSource from '../../shaders/model/swiglu.wgsl?raw';
 import wordsF16 from '../../shaders/model/words_f16.wgsl?raw';
 import wordsF32 from '../../shaders/model/words_f32.wgsl?raw';
 import workgroupSum from '../../shaders/model/workgroup_sum.wgsl?raw';
-import type { ShaderSpec } from '../device/pipelines.js';
+import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { BufferRange, Recorder } from '../device/recorder.js';
 import { f32Bits } from '../index/layer.js';
 import { prelude } from '../kernels/shader_text.js';
@@ -32,13 +32,13 @@ function activationShader(
   name: string,
   source: string,
   constants: Readonly<Record<string, number>>,
+  bindings: readonly BindingKind[],
   ...parts: string[]
-) {
+): ShaderSpec {
   const { activation } = kernels;
   const tag = Object.entries(constants).map(([key, value]) => ` ${key}=${value}`);
-  return {
-    label: `${name} ${activation}${tag.join('')}`,
-    code: [
+  return lazyShader({ label: `${name} ${activation}${tag.join('')}`, bindings }, () =>
+    [
       prelude({
         f16: activation === 'f16',
         aliases: { Activation: activation, TileVec4: `vec4<${activation}>` },
@@ -48,18 +48,16 @@ function activationShader(
       ...parts,
       source,
     ].join('\n'),
-  };
+  );
 }
 
 // ---- embedding
 
 /** Shader of {@link recordEmbedding}. */
 export function embeddingShader(type: WeightType): ShaderSpec {
-  return {
-    label: `embed ${type}`,
-    code: [weightLibrary(type), embedSource].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'write'],
-  };
+  return lazyShader({ label: `embed ${type}`, bindings: ['uniform', 'read', 'read', 'write'] }, () =>
+    [weightLibrary(type), embedSource].join('\n'),
+  );
 }
 
 /** x[i, :] = table[tokens[i], :] in f32, for `rows` tokens. */
@@ -78,10 +76,14 @@ export function recordEmbedding(rec: Recorder, table: Matrix, tokens: GPUBuffer 
 
 /** Shader of {@link recordRmsNorm}. */
 export function rmsNormShader(kernels: ModelKernels): ShaderSpec {
-  return {
-    ...activationShader(kernels, 'rms_norm', rmsNormSource, { THREADS: 256 }, workgroupSum),
-    bindings: ['uniform', 'read', 'read', 'write'],
-  };
+  return activationShader(
+    kernels,
+    'rms_norm',
+    rmsNormSource,
+    { THREADS: 256 },
+    ['uniform', 'read', 'read', 'write'],
+    workgroupSum,
+  );
 }
 
 /** y = norm(x[firstRow ...]) for `rows` rows of the f32 residual stream of `width` columns. */
@@ -110,10 +112,14 @@ export function ropeShader(kernels: ModelKernels, config: ModelConfig): ShaderSp
     NORM: config.qkNorm ? 1 : 0,
   };
   // The sum's THREADS is declared by the shader itself.
-  return {
-    ...activationShader(kernels, 'rope', ropeSource, constants, workgroupSum),
-    bindings: ['uniform', 'read', 'write', 'read', 'read', 'write', 'write'],
-  };
+  return activationShader(
+    kernels,
+    'rope',
+    ropeSource,
+    constants,
+    ['uniform', 'read', 'write', 'read', 'read', 'write', 'write'],
+    workgroupSum,
+  );
 }
 
 /** Options of {@link recordRope}. */
@@ -154,7 +160,7 @@ export function recordRope(rec: Recorder, kernels: ModelKernels, options: RopeOp
 
 /** Shader of {@link recordSwiglu}. */
 export function swigluShader(kernels: ModelKernels): ShaderSpec {
-  return { ...activationShader(kernels, 'swiglu', swigluSource, {}), bindings: ['uniform', 'read', 'write'] };
+  return activationShader(kernels, 'swiglu', swigluSource, {}, ['uniform', 'read', 'write']);
 }
 
 /** y = silu(gate) * up; `gateUp` is `[rows, 2 inner]`. */
@@ -226,27 +232,31 @@ export function decodeAttentionShader(kernels: ModelKernels, config: ModelConfig
     THREADS: DECODE_THREADS,
   };
   const tag = `D=${config.headDim} group=${constants.GROUP} unroll=${unroll}${subgroups ? ' sg' : ''}`;
-  return {
-    label: `decode_attention ${activation} ${tag}`,
-    code: [
-      prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: activation }, constants }),
-      activation === 'f16' ? wordsF16 : wordsF32,
-      decodeParams,
-      decodeAttentionSource,
-      subgroups ? laneSumsSubgroup : laneSumsWorkgroup,
-    ].join('\n'),
-    bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'],
-  };
+  return lazyShader(
+    { label: `decode_attention ${activation} ${tag}`, bindings: ['uniform', 'read', 'read', 'read', 'read', 'write', 'write'] },
+    () =>
+      [
+        prelude({ f16: activation === 'f16', subgroups, aliases: { Activation: activation }, constants }),
+        activation === 'f16' ? wordsF16 : wordsF32,
+        decodeParams,
+        decodeAttentionSource,
+        subgroups ? laneSumsSubgroup : laneSumsWorkgroup,
+      ].join('\n'),
+  );
 }
 
 /** Shader that joins the splits of {@link recordDecodeAttention}. */
 export function decodeCombineShader(kernels: ModelKernels, config: ModelConfig): ShaderSpec {
   const columns = config.headDim / 4;
   const constants = { D4: columns, PARTS: Math.max(1, Math.floor(256 / columns)) };
-  return {
-    ...activationShader(kernels, 'decode_combine', decodeCombineSource, constants, decodeParams),
-    bindings: ['uniform', 'read', 'read', 'read', 'write'],
-  };
+  return activationShader(
+    kernels,
+    'decode_combine',
+    decodeCombineSource,
+    constants,
+    ['uniform', 'read', 'read', 'read', 'write'],
+    decodeParams,
+  );
 }
 
 /** Options of {@link recordDecodeAttention}. */
@@ -307,11 +317,9 @@ const ARGMAX_WORKGROUPS = 256;
 
 /** A shader of {@link recordArgmax}: the one that chooses a candidate from each part of the logits, or the last one. */
 export function argmaxShader(last: boolean): ShaderSpec {
-  return {
-    label: `argmax${last ? ' of candidates' : ''}`,
-    code: [prelude({ constants: { THREADS: 256, LAST: last ? 1 : 0 } }), argmaxSource].join('\n'),
-    bindings: ['uniform', 'read', 'write'],
-  };
+  return lazyShader({ label: `argmax${last ? ' of candidates' : ''}`, bindings: ['uniform', 'read', 'write'] }, () =>
+    [prelude({ constants: { THREADS: 256, LAST: last ? 1 : 0 } }), argmaxSource].join('\n'),
+  );
 }
 
 /** token[0] = argmax of `n` f32 logits, the lowest index among equals. */
