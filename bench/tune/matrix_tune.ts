@@ -13,6 +13,7 @@ import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { type Dispatch, Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
+import { attentionParams } from '../../src/kernels/attention.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   chooseMatrixTiling,
@@ -222,11 +223,21 @@ class Tuner {
     const { device } = this;
     const d4 = this.#headDim / 4;
     const tiles = Math.ceil(w.seqLen / matrixBlockM(t));
-    const params = new Uint32Array(24);
-    params.set([w.seqLen, w.seqLen, 0, 0, tiles, 0, 0]);
-    new Float32Array(params.buffer)[3] = Math.LOG2E / Math.sqrt(this.#headDim);
-    for (let i = 0; i < 4; i++) params.set([0, w.seqLen * d4, d4], 7 + 3 * i);
-    params[20] = 1;
+    const { q, k, v, o } = this.#tensors;
+    const packed = (buffer: GPUBuffer) => ({
+      range: { buffer, offset: 0, size: buffer.size },
+      ...{ base: 0, headStride: w.seqLen * d4, rowStride: d4 },
+    });
+    const params = attentionParams({
+      queries: w.seqLen,
+      keys: w.seqLen,
+      queryOffset: 0,
+      scale: 1 / Math.sqrt(this.#headDim),
+      rowTileEnd: tiles,
+      writesLse: false,
+      windows: [packed(q), packed(k), packed(v), packed(o)],
+      lse: { base: 0, headStride: w.seqLen },
+    });
     const entries = new Uint32Array(w.entries.length * 8);
     for (const [head, entry] of w.entries.entries()) entries.set([head, head, ...entry], 8 * head);
     // Of vertical-slash, a band that has added nothing.
@@ -239,7 +250,6 @@ class Tuner {
     const bank = this.#emulate
       ? [device.createBuffer({ size: tiles * w.heads * t.subgroups * SUBGROUP_SIZE * EMULATION_BYTES, usage: STORAGE })]
       : [];
-    const { q, k, v, o } = this.#tensors;
     const recorder = new Recorder(device, this.#pool, this.#pipelines);
     const sizes = { rows: w.seqLen, queryOffset: 0, tile: t.keys };
     const indexed = indexBindings(recorder, w.kernel, own[1], entries, sizes);

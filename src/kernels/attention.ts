@@ -199,7 +199,7 @@ export interface AttentionParams {
 }
 
 /** The words of {@link AttentionParams}; numbers are taken modulo 2^32. */
-export function attentionParams(p: AttentionParams): Uint32Array {
+export function attentionParams(p: AttentionParams): Uint32Array<ArrayBuffer> {
   const words = new Uint32Array([
     p.queries,
     p.keys,

@@ -66,15 +66,10 @@ class TestRecorder extends Recorder {
       assert(code.split(from).length === 2, `${shader.label} has "${from.slice(0, 40)}" once`);
       code = code.replace(from, () => to);
     };
-    // The bank of a workgroup by x and y only: the heads of a third dimension come after.
-    const bank = 'bank_start += workgroup.z * workgroups.x * workgroups.y * THREADS';
     edit(native.directives, 'enable f16;\n');
     edit(native.code, emulated.code.replace('@binding(8)', `@binding(${shader.bindings.length})`));
     edit('fn main(', `fn main(${builtins}, `);
-    edit(
-      'local_invocation_index) thread: u32) {\n',
-      `local_invocation_index) thread: u32) {\n${prologue}\n${bank} * ${EMULATION_BYTES / 4}u;\n`,
-    );
+    edit('local_invocation_index) thread: u32) {\n', `local_invocation_index) thread: u32) {\n${prologue}\n`);
     // Kernels of the index have no number 1 among their parameters, but a stride that is never 0.
     const stride = code.includes('k_row_stride: u32') ? 'tensors.k_row_stride' : 'params.row_stride';
     code = code.replaceAll('params.unit', `min(${stride}, 1u)`);
