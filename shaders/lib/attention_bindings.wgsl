@@ -40,39 +40,7 @@ struct AttentionParams {
 @group(0) @binding(6) var<storage, read> heads: array<HeadEntry>;
 @group(0) @binding(7) var<storage, read> index: array<u32>;
 
-// A workgroup's BLOCK_M rows lie at places. With GROUP = 1, from the prelude, place p of a head is its query row p; else GROUP heads that
-// share keys take turns, so that a few rows of each fill a workgroup: place p is row p / GROUP of head entry.head + p % GROUP.
-// `row0` is a workgroup's first place.
-
-fn is_row(place: u32) -> bool {
-  return place / GROUP < params.n_q;
-}
-
-// Absolute position of the row at a place.
-fn position_of(place: u32) -> u32 {
-  return params.q_offset + place / GROUP;
-}
-
-// Absolute position of the last real row among `rows` places from row0 on.
-fn last_position(row0: u32, rows: u32) -> u32 {
-  return params.q_offset + min((row0 + rows - 1u) / GROUP + 1u, params.n_q) - 1u;
-}
-
-// Where a place's row lies in q, if head entry.head begins at q_head. Places past the end have the last row.
-fn q_row(q_head: u32, place: u32) -> u32 {
-  return q_head + place % GROUP * params.q_head_stride + min(place / GROUP, params.n_q - 1u) * params.q_row_stride;
-}
-
 // Head 0 of a workgroup's results: o and lse hold the heads of one split after those of another.
 fn output_head(head: u32, split: u32) -> u32 {
   return head + split * params.split_heads;
-}
-
-// Where the results of a place go, if those of head entry.head go to head_out.
-fn o_row(head_out: u32, place: u32) -> u32 {
-  return params.o_base + (head_out + place % GROUP) * params.o_head_stride + place / GROUP * params.o_row_stride;
-}
-
-fn lse_row(head_out: u32, place: u32) -> u32 {
-  return params.lse_base + (head_out + place % GROUP) * params.lse_head_stride + place / GROUP;
 }

@@ -19,7 +19,7 @@
 // rows or keys, or one key of four rows, and what a thread multiplies at a time is the outer product of a few vec4. Keys and
 // rows past the end are staged as copies of the last one: p is 0 for such keys, and such rows are not written.
 //
-// Constants from the pipeline's prelude: HEAD_DIM, GROUP (see lib/attention_bindings.wgsl), BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power of two
+// Constants from the pipeline's prelude: HEAD_DIM, BLOCK_M, BLOCK_N, TX, TY, LANE_ROWS, Q_CHUNK, D_CHUNK (a power of two
 // that divides HEAD_DIM), P_CHUNK (a multiple of TX that divides BLOCK_N), V_CHUNK (divides P_CHUNK). UNIT: see
 // withUnit in src/kernels/shader_text.ts. Workgroup memory: lib/stage_patch.wgsl.
 // The kernel's own file defines tile_count, key_at and is_visible; lib/row_reduce_*.wgsl defines row_max

@@ -6,6 +6,8 @@ import flashAttention from '../../shaders/lib/flash_attention.wgsl?raw';
 import headEntry from '../../shaders/lib/head_entry.wgsl?raw';
 import rowReduceSubgroup from '../../shaders/lib/row_reduce_subgroup.wgsl?raw';
 import rowReduceWorkgroup from '../../shaders/lib/row_reduce_workgroup.wgsl?raw';
+import rowsOfGroup from '../../shaders/lib/rows_of_group.wgsl?raw';
+import rowsOfHead from '../../shaders/lib/rows_of_head.wgsl?raw';
 import stagePatch from '../../shaders/lib/stage_patch.wgsl?raw';
 import verticalSlashIndex from '../../shaders/lib/vertical_slash_index.wgsl?raw';
 import verticalSlash from '../../shaders/vertical_slash.wgsl?raw';
@@ -219,6 +221,11 @@ export function attentionParams(p: AttentionParams): Uint32Array<ArrayBuffer> {
   return words;
 }
 
+/** Where the rows of a workgroup lie, of one head or of a group of heads that take turns; and the constants for that. */
+export function rowLibrary(group = 1): { readonly code: string; readonly constants: Readonly<Record<string, number>> } {
+  return group > 1 ? { code: rowsOfGroup, constants: { GROUP: group } } : { code: rowsOfHead, constants: {} };
+}
+
 /** The attention kernel of a pattern for one head size, storage format and tiling. */
 export function attentionShader(
   kernel: AttentionKernel,
@@ -227,12 +234,13 @@ export function attentionShader(
   tiling: AttentionTiling,
 ): ShaderSpec {
   const t = tiling;
+  const rows = rowLibrary(t.group);
   const head = prelude({
     f16: storage === 'f16',
     subgroups: t.subgroups,
     constants: {
       HEAD_DIM: headDim,
-      GROUP: t.group ?? 1,
+      ...rows.constants,
       BLOCK_M: t.blockM,
       BLOCK_N: t.blockN,
       TX: t.threadsX,
@@ -253,6 +261,7 @@ export function attentionShader(
       storageLibrary(storage),
       headEntry,
       attentionBindings,
+      rows.code,
       t.subgroups ? rowReduceSubgroup : rowReduceWorkgroup,
       stagePatch,
       withUnit(flashAttention, t.unroll ? undefined : 'params.unit'),

@@ -16,7 +16,7 @@ import slashBand from '../../shaders/slash_band.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
-import { ATTENTION_BINDINGS } from './attention.js';
+import { ATTENTION_BINDINGS, rowLibrary } from './attention.js';
 import {
   type MatrixKernel,
   type MatrixTiling,
@@ -84,11 +84,12 @@ export function matrixAttentionShader(
   const problem = tilingProblem(kernel, headDim, tiling);
   if (problem) throw invalidArgument('tiling', tiling, `a tiling for ${kernel} attention: ${problem}`);
   const t = tiling;
+  const rows = rowLibrary(t.group);
   const head = prelude({
     f16: true,
     constants: {
       HEAD_DIM: headDim,
-      GROUP: t.group ?? 1,
+      ...rows.constants,
       BLOCK_M: matrixBlockM(t),
       BLOCK_N: t.keys,
       SCORE_KEYS: t.scoreKeys,
@@ -122,6 +123,7 @@ export function matrixAttentionShader(
       head.slice(enables.length),
       headEntry,
       attentionBindings,
+      rows.code,
       STORAGE[storage],
       packHalves,
       softmax,
