@@ -339,7 +339,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
   const workgroups = workgroupsToFill(profile);
   const least = profile.matrix ? Math.ceil(workgroups / group.heads.length) : 1;
   const room = Math.min(
-    Math.max(0, options.workspaceLimit - workspaceBytes(layer, options, group.heads)),
+    Math.max(0, options.workspaceLimit - workspaceBytes(layer, options, group.heads) - UNUSED_LSE_BYTES),
     rec.device.limits.maxStorageBufferBindingSize,
   );
   for (const pass of passes) {
@@ -385,16 +385,30 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
     }
   }
   if (tiles) rec.release(tiles.buffer);
+  if (lse.workspace) rec.release(lse.workspace);
 }
 
-/** The caller's log-sum-exp; without one, workspace if the kernels need it among themselves. */
-function bindLse(rec: Recorder, layer: ResolvedLayer, headStart: number, headEnd: number, needed: boolean): LseWindow {
+/** A binding that nothing reads or writes still needs a buffer. */
+const UNUSED_LSE_BYTES = 16;
+
+/** The caller's log-sum-exp; without one, workspace, whose content matters if the kernels need it among themselves. */
+function bindLse(
+  rec: Recorder,
+  layer: ResolvedLayer,
+  headStart: number,
+  headEnd: number,
+  needed: boolean,
+): LseWindow & { readonly workspace?: GPUBuffer } {
   const headStride = layer.seqLen;
   if (!layer.lse) {
-    const size = needed ? (headEnd - headStart) * layer.seqLen * 4 : 16;
+    const size = needed ? (headEnd - headStart) * layer.seqLen * 4 : UNUSED_LSE_BYTES;
     const buffer = rec.workspace(needed ? 'lse of the bands' : 'unused lse', size);
-    rec.release(buffer);
-    return { range: { buffer, offset: 0, size }, base: needed ? -headStart * headStride : 0, headStride };
+    return {
+      range: { buffer, offset: 0, size },
+      base: needed ? -headStart * headStride : 0,
+      headStride,
+      workspace: buffer,
+    };
   }
   const { buffer, offset } = layer.lse;
   const first = offset + headStart * layer.seqLen * 4;
