@@ -27,8 +27,25 @@ function shapesOf(text: string): [number, number][] {
   });
 }
 
+/** One measurement. */
+interface SplitRow {
+  readonly tier: Tier;
+  readonly queries: number;
+  readonly keys: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly workgroups: number;
+  readonly ms: number;
+  readonly range: readonly [number, number];
+  readonly tflops: number;
+  readonly relError: number | undefined;
+  readonly kernels: Readonly<Record<string, number>>;
+}
+
+type LayerShape = Pick<SplitOptions, 'headDim' | 'heads' | 'kvHeads'>;
+
 /** The last `queries` of `keys` positions. */
-async function chunkLayer(device: GPUDevice, profile: DeviceProfile, o: SplitOptions, queries: number, keys: number) {
+async function chunkLayer(device: GPUDevice, profile: DeviceProfile, o: LayerShape, queries: number, keys: number) {
   const { headDim, heads: numHeads, kvHeads: numKvHeads } = o;
   const dtype = profile.tier === 'portable' ? 'f32' : 'f16';
   const shape = { numHeads, numKvHeads, headDim, dtype, seed: 1, kinds: new Array<'a_shape'>(numHeads).fill('a_shape') } as const;
@@ -45,16 +62,18 @@ async function chunkLayer(device: GPUDevice, profile: DeviceProfile, o: SplitOpt
 }
 
 /** Times dense attention of a chunk behind a cache, by how many workgroups its rows and keys are dealt out among. */
-async function runSplits(options: SplitOptions): Promise<void> {
-  const device = await openNodeDevice();
-  const profile = profileDevice(device, options.tier);
-  const rows = [];
+export async function measureSplits(
+  device: GPUDevice,
+  profile: DeviceProfile,
+  options: Omit<SplitOptions, 'out' | 'tier'>,
+): Promise<SplitRow[]> {
+  const rows: SplitRow[] = [];
   for (const [queries, keys] of options.shapes) {
     const { layer, destroy } = await chunkLayer(device, profile, options, queries, keys);
     for (const workgroups of options.workgroups) {
       const prefill = new SparsePrefill(device, { tier: profile.tier, dispatchMs: 2000, tilings: { workgroups } });
       const { ms, range } = await measureLayer(prefill, layer, { budgetMs: options.budgetMs, repetitions: [3, 20] });
-      const kernels = await kernelTimes(prefill, layer);
+      const kernels = device.features.has('timestamp-query') ? await kernelTimes(prefill, layer) : {};
       const report = await prefill.run(layer, { inspect: true });
       const [head] = report.heads ?? [];
       const relError = head && (await sampledError(device, layer, head, 4));
@@ -81,6 +100,13 @@ async function runSplits(options: SplitOptions): Promise<void> {
     }
     destroy();
   }
+  return rows;
+}
+
+async function runSplits(options: SplitOptions): Promise<void> {
+  const device = await openNodeDevice();
+  const profile = profileDevice(device, options.tier);
+  const rows = await measureSplits(device, profile, options);
   const model = deviceModel(profile);
   const path = `${options.out}/${deviceSlug(model)}-splits-${profile.tier}-d${options.headDim}-h${options.heads}.json`;
   write(path, `${JSON.stringify({ device: model, rows }, null, 1)}\n`);
