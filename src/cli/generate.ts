@@ -33,7 +33,8 @@ The text goes to stdout as it comes, everything else to stderr.
 
 --patterns says what the heads attend to in the prompt: "dense"; "minference",
 vertical-slash with budgets that grow with the prompt; a pattern file; or
-patterns as below. Sparse attention starts at --dense-below (4096 unless given).
+patterns as below. Sparse attention starts at --dense-below (4096 unless given);
+chunks of fewer than 64 tokens attend densely unless that is 0.
 
 ${PATTERN_SYNTAX.replace('--pattern)', '--patterns)')}
 

@@ -4,6 +4,7 @@ import { BufferPool, type MemoryReport } from '../device/pool.js';
 import { type DeviceProfile, profileDevice, type Tier } from '../device/profile.js';
 import { Recorder, type Step } from '../device/recorder.js';
 import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
+import { INDEX_BLOCK } from '../kernels/attention.js';
 import { BYTES, concatenated } from '../kernels/tensor.js';
 import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
@@ -64,7 +65,10 @@ export interface LanguageModelOptions {
   readonly patterns?: ModelPatterns;
   /** How a pattern file is read. */
   readonly patternOptions?: LayerPatternOptions;
-  /** Chunks with which the sequence has fewer tokens than this attend densely. Default 4096. */
+  /**
+   * Chunks with which the sequence has fewer tokens than this attend densely, and so do chunks of fewer than 64 tokens, such as questions
+   * behind a text: for these an index costs more than it saves. 0: no chunk does. Default 4096.
+   */
   readonly denseBelow?: number;
   /** Whether the matrix tier computes its products on subgroup matrices (tensor cores), too, or how. Default true. */
   readonly matrixProducts?: boolean | MatrixGemmTiling;
@@ -680,7 +684,7 @@ export class LanguageModel {
         ids,
         x,
         timers,
-        patterns: this.#patternsAt(patterns[first + i], chunk.position + chunk.rows, denseBelow),
+        patterns: this.#patternsAt(patterns[first + i], chunk, denseBelow),
       }));
       let flops = 0;
       const submitted = watch
@@ -815,13 +819,15 @@ export class LanguageModel {
     rec.release(inner);
   }
 
-  /** What the heads of a layer with these patterns attend to in a chunk with which the sequence has `end` tokens. */
-  #patternsAt(own: readonly HeadPattern[] | undefined, end: number, denseBelow: number): readonly HeadPattern[] {
+  /** What the heads of a layer with these patterns attend to in a chunk. */
+  #patternsAt(own: readonly HeadPattern[] | undefined, { position, rows }: Chunk, denseBelow: number): readonly HeadPattern[] {
+    const end = position + rows;
     const { numHeads, slidingWindow } = this.config;
     const all = (pattern: HeadPattern): HeadPattern[] => new Array<HeadPattern>(numHeads).fill(pattern);
     if (slidingWindow !== undefined && end > slidingWindow)
       return all({ kind: 'a_shape', initSize: 0, localSize: slidingWindow });
-    return own && end >= denseBelow ? own : all({ kind: 'dense' });
+    const sparse = end >= denseBelow && (denseBelow === 0 || rows >= INDEX_BLOCK);
+    return own && sparse ? own : all({ kind: 'dense' });
   }
 
   /** Logits of one row of the residual stream, into the model's own buffer. */

@@ -1001,19 +1001,26 @@ const wholeCases: SuiteCase[] = [
       const tokens = ids(random, 140);
       const patterns = { kind: 'a_shape', initSize: 2, localSize: 8 } as const;
       const options = { tier: ctx.profile.tier, contextLength: 140, chunkSize: 64, patterns };
-      /** Rows before `from` see everything. */
-      const expected = (from: number): Float64Array => {
+      /** Rows from `from` to `to` do not see everything. */
+      const expected = (from: number, to: number): Float64Array => {
         const visibility: OracleModel['visibility'] = (shape) => {
           const sparse = keysOfAShape(shape, 2, 8);
-          return (row, key) => (row < from ? key <= row : sparse(row, key));
+          return (row, key) => (row < from || row >= to ? key <= row : sparse(row, key));
         };
         return modelLogits({ ...oracle, visibility }, tokens);
       };
-      // Chunks end at 64, 128 and 140.
+      // Chunks end at 64, 128 and 140; the last one has few tokens.
       const half = await LanguageModel.load(ctx.device, loaded, { ...options, denseBelow: 128 });
-      checkLogits(ctx, 'from 128 tokens on', (await allLogits(half, tokens)).logits, expected(64));
+      checkLogits(ctx, 'from 128 tokens on', (await allLogits(half, tokens)).logits, expected(64, 128));
       half.reset();
-      checkLogits(ctx, 'below 129 tokens', (await allLogits(half, tokens, { denseBelow: 129 })).logits, expected(128));
+      checkLogits(
+        ctx,
+        'below 129 tokens',
+        (await allLogits(half, tokens, { denseBelow: 129 })).logits,
+        modelLogits(oracle, tokens),
+      );
+      half.reset();
+      checkLogits(ctx, 'everywhere', (await allLogits(half, tokens, { denseBelow: 0 })).logits, expected(0, 140));
       half.destroy();
       const whole = await LanguageModel.load(ctx.device, loaded, options);
       checkLogits(ctx, 'below 4096 tokens', (await allLogits(whole, tokens)).logits, modelLogits(oracle, tokens));
