@@ -506,20 +506,21 @@ KERNELS.forEach((kernel, kernelNumber) => {
 });
 
 add('dense: rows of heads that share keys take turns', async (ctx, name) => {
+  // Every group is a program of its own.
   for (const [group, queries, queryOffset, splits, dtype] of [
-    [2, 1, 50, 1, 'f32'],
-    [3, 23, 70, 1, 'f16'],
-    [4, 16, 500, 3, 'f32'],
+    [3, 1, 50, 1, 'f32'],
+    [3, 23, 500, 3, 'f32'],
     [7, 20, 33, 2, 'f16'],
   ] as const) {
+    if (ctx.brief && group === 7) continue;
     const headDim = headDimOf(ctx, dtype, 64);
     const shape = { heads: 2 * group, kvHeads: 2, queries, keys: queries + queryOffset + 9, headDim, queryOffset };
     const tiling = { ...chooseTiling(ctx.profile, headDim), group };
-    await checkRandom(ctx, `${name} ${group}`, { kernel: 'dense', shape, dtype, tiling, splits, lse: group !== 3 });
+    await checkRandom(ctx, `${name} ${group} ${queries}`, { kernel: 'dense', shape, dtype, tiling, splits, lse: queries !== 23 });
   }
-  const shape = { heads: 8, kvHeads: 2, queries: 30, keys: 90, headDim: 64 };
+  const shape = { heads: 6, kvHeads: 2, queries: 30, keys: 90, headDim: headDimOf(ctx, 'f32', 64) };
   const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
-  const tiling = { ...chooseTiling(ctx.profile, 64), group: 4 };
+  const tiling = { ...chooseTiling(ctx.profile, shape.headDim), group: 3 };
   await checkRandom(ctx, `${name} strides`, { kernel: 'dense', shape, tiling, layout, lse: true });
 });
 
