@@ -1,8 +1,8 @@
 import type { ShaderSpec } from '../device/pipelines.js';
-import type { DeviceProfile } from '../device/profile.js';
+import { type DeviceProfile, MULTIPROCESSOR_BYTES } from '../device/profile.js';
 import { type AttentionKernel, type AttentionTiling, attentionShader, chooseTiling } from './attention.js';
 import { matrixAttentionShader, matrixStorage } from './matrix_attention.js';
-import { chooseMatrixTiling, type MatrixKernel, type MatrixTiling, matrixBlockM } from './matrix_config.js';
+import { chooseMatrixTiling, type MatrixKernel, type MatrixTiling, matrixBlockM, matrixWorkgroupBytes } from './matrix_config.js';
 import { storageFormat } from './shader_text.js';
 import type { DType, TensorWindow } from './tensor.js';
 
@@ -12,6 +12,8 @@ export interface ChosenKernel {
   readonly blockM: number;
   /** Whether a row's tiles may be dealt out among several workgroups. */
   readonly splits: boolean;
+  /** Whether a workgroup has a multiprocessor to itself, of NVIDIA's. */
+  readonly alone: boolean;
   /** Keys of a tile, if the kernel reads its index in tiles (shaders/index/slash_tiles.wgsl). */
   readonly slashTile?: number;
 }
@@ -50,6 +52,7 @@ function matrixKernel(
     shader,
     blockM: matrixBlockM(tiling),
     splits: tiling.split === true,
+    alone: 2 * matrixWorkgroupBytes(kernel, headDim, tiling) > MULTIPROCESSOR_BYTES,
     ...(kernel === 'vertical_slash' ? { slashTile: tiling.keys } : {}),
   };
 }
@@ -89,7 +92,7 @@ export function chooseKernel(
     return matrixKernel(kernel, headDim, windows, splits ? { ...tiling.matrix, split: true, group } : tiling.matrix);
   }
   const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), { ...tiling.plain, group });
-  return { shader, blockM: tiling.plain.blockM, splits: true };
+  return { shader, blockM: tiling.plain.blockM, splits: true, alone: false };
 }
 
 /**

@@ -1,5 +1,6 @@
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
+import { MULTIPROCESSOR_BYTES } from '../device/profile.js';
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
@@ -168,9 +169,9 @@ export function fewRowsTiling(
   return few.find((t) => rows <= t.blockM) ?? (padded(largest) < padded(many) ? largest : many);
 }
 
-/** Whether a workgroup has a multiprocessor to itself, of NVIDIA's, whose workgroups share 48 KiB. */
+/** Whether a workgroup has a multiprocessor to itself, of NVIDIA's. */
 export function isAlone(t: MatrixGemmTiling): boolean {
-  return 2 * gemmWorkgroupBytes(t) > 48 * 1024;
+  return 2 * gemmWorkgroupBytes(t) > MULTIPROCESSOR_BYTES;
 }
 
 /** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */

@@ -356,7 +356,8 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         headDim: layer.headDim,
         dtype: layer.o.dtype,
       };
-      const splits = pass.split ? chooseSplits(rows, workgroups / (count * headCount), slice.keys, room) : 1;
+      const wanted = (pass.alone ? workgroups / 2 : workgroups) / (count * headCount);
+      const splits = pass.split ? chooseSplits(rows, wanted, slice.keys, room) : 1;
       const results = splits > 1 ? splitResults(rec, rows, splits) : undefined;
       const { shader } = (results && pass.split) || pass;
       const to = results ?? { o, lse };

@@ -5,6 +5,7 @@ import { PipelineCache } from '../../src/device/pipelines.js';
 import { BufferPool } from '../../src/device/pool.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { Recorder } from '../../src/device/recorder.js';
+import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
 import { LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
 import { planLayer } from '../../src/scheduler/plan.js';
@@ -12,7 +13,7 @@ import { SparsePrefill } from '../../src/scheduler/prefill.js';
 import type { AttentionLayer } from '../../src/scheduler/types.js';
 import { resolveLayer } from '../../src/scheduler/validate.js';
 
-const device = await openNodeDevice({ backend: 'null' });
+const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
 const profile = profileDevice(device, 'f16');
 const [buffer, o] = [0, 1].map(() => device.createBuffer({ size: 2 ** 26, usage: 0x80 })) as [GPUBuffer, GPUBuffer];
 
@@ -32,9 +33,12 @@ const LAYER = {
   patterns: { kind: 'dense' },
 } as const;
 
+const H100 = { maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 } as GPUSupportedLimits;
+
 interface Planned {
   readonly layer?: Partial<AttentionLayer>;
-  readonly matrix?: boolean;
+  /** Whether the device has matrices; `shapes`: such that kernels use, and as much workgroup memory as an H100. */
+  readonly matrix?: boolean | 'shapes';
   readonly dispatchFlops?: number;
   readonly workspaceLimit?: number;
   readonly workgroups?: number;
@@ -46,7 +50,8 @@ function plan({ layer = {}, matrix = false, dispatchFlops = 1e15, workspaceLimit
   const rec = new Recorder(device, pool, new PipelineCache(device));
   const chosen = {
     ...profile,
-    ...(matrix ? { matrix: { shapes: [], sync: 'workgroup' as const } } : {}),
+    ...(matrix ? { matrix: { shapes: matrix === 'shapes' ? MATRIX_SHAPES : [], sync: 'workgroup' as const } } : {}),
+    ...(matrix === 'shapes' ? { limits: H100 } : {}),
     ...(workgroups ? { tilings: { workgroups } } : {}),
   };
   planLayer(rec, resolveLayer(chosen, { ...LAYER, ...layer }), { profile: chosen, workspaceLimit, dispatchFlops });
@@ -68,7 +73,7 @@ test('dispatches are cut where they would take long, but never so small that the
   expect(workgroupsOf(true, 1e9)).toEqual([264, total - 264]);
 });
 
-test('few rows that see many keys have their keys split, as far as workspace allows', () => {
+test('few rows that see many keys have their keys split, as far as workspace allows', async () => {
   const shapes = (planned: Planned) =>
     plan(planned).dispatches.map(({ label, workgroups }) => [label.split(' ')[0], ...workgroups]);
   // 66 workgroups for each of four heads fill a GPU; the results of 128 rows are merged 32 vec4 at a time.
@@ -82,6 +87,10 @@ test('few rows that see many keys have their keys split, as far as workspace all
   expect(dispatches[0]?.workgroups).toEqual([2, 4, 5]);
   expect(peakBytes).toBeLessThanOrEqual(5 * bytes + 16);
   expect(shapes({ layer: rows, workspaceLimit: bytes + 16 })).toEqual([['dense', 2, 4, 1]]);
+  // A kernel on matrices may have a multiprocessor to itself: then half as many are enough. (This device has too little memory for it.)
+  device.pushErrorScope('validation');
+  expect(shapes({ layer: rows, matrix: 'shapes' })[0]).toEqual(['dense', 1, 4, 33]);
+  expect((await device.popErrorScope())?.message).toContain('workgroup storage');
   // No split has fewer than 512 keys, and enough rows are not split.
   expect(shapes({ layer: { seqLen: 128, kvLen: 1600, queryOffset: 1472 } })[0]).toEqual(['dense', 2, 4, 3]);
   expect(shapes({})).toEqual([['dense', 128, 4, 1]]);
