@@ -177,24 +177,14 @@ export async function measureDecoding(
     if (!timed) return row;
     // The step of one more token, of which the prompt's last one is left out.
     const watched = async (whole: boolean): Promise<Map<string, number>> => {
-      const once = async (maxTokens: number): Promise<ReadonlyMap<string, number>> => {
-        const watch = new KernelWatch(device, whole);
-        await generate(maxTokens);
-        return (await watch.stop()).kernels;
-      };
-      const [many, one] = [await once(tokens + 1), await once(1)];
+      const many = await kernelsOf(device, whole, () => generate(tokens + 1));
+      const one = await kernelsOf(device, whole, () => generate(1));
       // What takes next to nothing may differ by less than nothing.
       return new Map([...many].map(([kernel, ms]) => [kernel, Math.max(0, ms - (one.get(kernel) ?? 0)) / tokens]));
     };
-    const gpuMs = [...(await watched(true)).values()].reduce((a, b) => a + b, 0);
-    const kernels = [...(await watched(false))].sort((a, b) => b[1] - a[1]);
+    const { gpuMs, kernels } = await gpuTimes(watched);
     const cacheBytes = BYTES[model.profile.tier === 'portable' ? 'f32' : 'f16'];
-    return {
-      ...row,
-      gpuMs,
-      gbPerSecond: bytesRead(config, type, context, cacheBytes) / gpuMs / 1e6,
-      kernels: Object.fromEntries(kernels),
-    };
+    return { ...row, gpuMs, gbPerSecond: bytesRead(config, type, context, cacheBytes) / gpuMs / 1e6, kernels };
   } finally {
     model.destroy();
   }
@@ -221,14 +211,21 @@ async function measureQuestion(
   for (let i = 0; i < runs; i++) times.push(await ask());
   const wallMs = median(times);
   if (!watched) return { tokens, wallMs };
-  const watch = async (whole: boolean): Promise<ReadonlyMap<string, number>> => {
-    const kernels = new KernelWatch(watched, whole);
-    await ask();
-    return (await kernels.stop()).kernels;
-  };
-  const gpuMs = [...(await watch(true)).values()].reduce((a, b) => a + b, 0);
-  const kernels = [...(await watch(false))].sort((a, b) => b[1] - a[1]);
-  return { tokens, wallMs, gpuMs, kernels: Object.fromEntries(kernels) };
+  return { tokens, wallMs, ...(await gpuTimes((whole) => kernelsOf(watched, whole, ask))) };
+}
+
+/** Times of the kernels that `run` submits; `whole`: of its passes. */
+async function kernelsOf(device: GPUDevice, whole: boolean, run: () => Promise<unknown>): Promise<ReadonlyMap<string, number>> {
+  const watch = new KernelWatch(device, whole);
+  await run();
+  return (await watch.stop()).kernels;
+}
+
+/** GPU time of whole passes, and each kernel measured for itself, the longest first. */
+async function gpuTimes(watched: (whole: boolean) => Promise<ReadonlyMap<string, number>>) {
+  const gpuMs = [...(await watched(true)).values()].reduce((a, b) => a + b, 0);
+  const kernels = Object.fromEntries([...(await watched(false))].sort((a, b) => b[1] - a[1]));
+  return { gpuMs, kernels };
 }
 
 /** Adds the command `decode`: times one token after another. */

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Float16Array } from '@petamoriken/float16';
 import type { Command } from 'commander';
 import { openNodeDevice } from '../src/device/node.js';
-import { PipelineCache, type ShaderSpec } from '../src/device/pipelines.js';
+import { PipelineCache } from '../src/device/pipelines.js';
 import { BufferPool } from '../src/device/pool.js';
 import { profileDevice } from '../src/device/profile.js';
 import { Recorder } from '../src/device/recorder.js';
@@ -12,7 +12,6 @@ import {
   GEMV_ROWS,
   type GemmTiling,
   type GemvTiling,
-  gemmParams,
   gemmShader,
   gemvShader,
   gemvWorkgroups,
@@ -20,7 +19,8 @@ import {
   type ProductKernel,
   plainGemmName,
   productShader,
-  recordCombine,
+  recordKernel,
+  shareColumns,
 } from '../src/model/gemm.js';
 import {
   FEW_ROWS_TILINGS,
@@ -76,11 +76,8 @@ interface Size {
 }
 
 /** A kernel with its dispatch. */
-interface Variant {
+interface Variant extends ProductKernel {
   readonly name: string;
-  readonly shader: ShaderSpec;
-  readonly workgroups: readonly [x: number, y: number, z?: number];
-  readonly shares?: ProductKernel['shares'];
   readonly tiling?: MatrixGemmTiling;
   /** Whether its results are wrong on purpose. */
   readonly ablated?: boolean;
@@ -134,7 +131,7 @@ class GemmBench {
   /** What a kernel needs to do `splits` shares of the columns. */
   #shared(splits: number, workgroups: readonly [number, number], k: number, depth: number) {
     if (splits === 1) return { workgroups };
-    const columns = Math.ceil(k / depth / splits) * depth;
+    const columns = shareColumns(k, depth, splits);
     const combine = combineShader(this.kernels, 'activation', false);
     return { workgroups: [...workgroups, Math.ceil(k / columns)] as const, shares: { columns, combine } };
   }
@@ -188,23 +185,15 @@ class GemmBench {
     this.#fill(a, new Uint8Array(aValues.buffer), m * k * element);
     const expected = product(Float64Array.from(aValues), dequantize(type, wBytes), PERIOD, k);
     const rows: GemmRow[] = [];
-    for (const { name, shader, workgroups, shares, ablated } of variants) {
+    for (const variant of variants) {
+      const { name, shader, shares, ablated } = variant;
       const row = { kernel: name, type, ...size };
       try {
         await this.#pipelines.prepare([shader, ...(shares ? [shares.combine] : [])]);
         const rec = new Recorder(device, this.#pool, this.#pipelines);
-        const part = { rows: n, rowStart: 0 };
-        const [, , splits = 1] = workgroups;
-        const sums = shares ? rec.workspace('sums of shares', splits * m * n * 4) : c;
-        const params = rec.constant(gemmParams(m, part, k, 0, n, 0, 0, shares?.columns));
-        rec.dispatch({
-          stage: 'kernel',
-          shader,
-          bindings: [params, w, a, w, sums, w].slice(0, shader.bindings.length),
-          workgroups,
-        });
-        if (shares)
-          recordCombine(rec, this.kernels, shares.combine, { rows: m, part, stride: n, splits, swiglu: false }, [sums, w, c]);
+        const part = { type, buffer: w, rows: n, rowStart: 0 };
+        const product = { matrix: { rows: n, columns: k, parts: [part] }, a, rows: m, c, output: 'activation' } as const;
+        recordKernel(rec, this.kernels, product, part, variant);
         const times = await this.#time(rec, passes, warmMs);
         const ms = median(times);
         rec.releaseAll();

@@ -46,7 +46,7 @@ export interface DeviceProfile {
 }
 
 /** Workgroup memory that the workgroups of one of NVIDIA's multiprocessors share (bench/NOTES.md). */
-export const MULTIPROCESSOR_BYTES = 48 * 1024;
+const MULTIPROCESSOR_BYTES = 48 * 1024;
 /** Fill any GPU: two for each of an H100's 132 multiprocessors. */
 const GPU_WORKGROUPS = 264;
 /** Any fill a CPU that pretends to be a GPU. */
@@ -54,11 +54,13 @@ const SOFTWARE_WORKGROUPS = 1;
 
 /**
  * Workgroups of a dispatch that fill the device. Dispatches wait for each other, so that a smaller one takes no less time, and leaves
- * multiprocessors idle: so attention then splits keys, and products split the columns of both factors. Half as many do of workgroups
- * that have a multiprocessor to themselves.
+ * multiprocessors idle: so attention then splits keys, and products split the columns of both factors.
+ *
+ * @param workgroupBytes workgroup memory of each: half as many do where one has a multiprocessor to itself
  */
-export function workgroupsToFill({ tilings, software }: Pick<DeviceProfile, 'tilings' | 'software'>): number {
-  return tilings?.workgroups ?? (software ? SOFTWARE_WORKGROUPS : GPU_WORKGROUPS);
+export function workgroupsToFill({ tilings, software }: Pick<DeviceProfile, 'tilings' | 'software'>, workgroupBytes = 0): number {
+  const count = tilings?.workgroups ?? (software ? SOFTWARE_WORKGROUPS : GPU_WORKGROUPS);
+  return 2 * workgroupBytes > MULTIPROCESSOR_BYTES ? count / 2 : count;
 }
 
 const NEEDS: Readonly<Record<Tier, string>> = {

@@ -253,8 +253,6 @@ export function attentionShader(
     },
   });
   const spec = { label: `${kernel} D=${headDim} ${storage} ${tilingName(t)}`, bindings: ATTENTION_BINDINGS };
-  const x = t as AttentionTiling & { replace?: [string, string][]; label?: string };
-  spec.label += x.label ?? '';
   return lazyShader(spec, () =>
     [
       head,

@@ -1,5 +1,5 @@
 import type { ShaderSpec } from '../device/pipelines.js';
-import { type DeviceProfile, MULTIPROCESSOR_BYTES } from '../device/profile.js';
+import { type DeviceProfile, workgroupsToFill } from '../device/profile.js';
 import { type AttentionKernel, type AttentionTiling, attentionShader, chooseTiling } from './attention.js';
 import { matrixAttentionShader, matrixStorage } from './matrix_attention.js';
 import { chooseMatrixTiling, type MatrixKernel, type MatrixTiling, matrixBlockM, matrixWorkgroupBytes } from './matrix_config.js';
@@ -12,8 +12,8 @@ export interface ChosenKernel {
   readonly blockM: number;
   /** Whether a row's tiles may be dealt out among several workgroups. */
   readonly splits: boolean;
-  /** Whether a workgroup has a multiprocessor to itself, of NVIDIA's. */
-  readonly alone: boolean;
+  /** Workgroups that fill the device. */
+  readonly fills: number;
   /** Keys of a tile, if the kernel reads its index in tiles (shaders/index/slash_tiles.wgsl). */
   readonly slashTile?: number;
 }
@@ -42,6 +42,7 @@ function matrixTiling(profile: DeviceProfile, kernel: MatrixKernel, headDim: num
 
 /** A kernel of the matrix tier. */
 function matrixKernel(
+  profile: DeviceProfile,
   kernel: MatrixKernel,
   headDim: number,
   windows: readonly TensorWindow[],
@@ -52,7 +53,7 @@ function matrixKernel(
     shader,
     blockM: matrixBlockM(tiling),
     splits: tiling.split === true,
-    alone: 2 * matrixWorkgroupBytes(kernel, headDim, tiling) > MULTIPROCESSOR_BYTES,
+    fills: workgroupsToFill(profile, matrixWorkgroupBytes(kernel, headDim, tiling)),
     ...(kernel === 'vertical_slash' ? { slashTile: tiling.keys } : {}),
   };
 }
@@ -89,10 +90,10 @@ export function chooseKernel(
   const group = kernel === 'dense' ? (few?.group ?? 1) : 1;
   if (tiling.matrix) {
     const splits = few !== undefined && (kernel === 'dense' || kernel === 'a_shape');
-    return matrixKernel(kernel, headDim, windows, splits ? { ...tiling.matrix, split: true, group } : tiling.matrix);
+    return matrixKernel(profile, kernel, headDim, windows, splits ? { ...tiling.matrix, split: true, group } : tiling.matrix);
   }
   const shader = attentionShader(kernel, headDim, storageFormat(profile, dtype), { ...tiling.plain, group });
-  return { shader, blockM: tiling.plain.blockM, splits: true, alone: false };
+  return { shader, blockM: tiling.plain.blockM, splits: true, fills: workgroupsToFill(profile) };
 }
 
 /**
@@ -108,5 +109,5 @@ export function chooseBandKernel(
   const rest = matrixTiling(profile, 'vertical_slash', headDim, dtype);
   const band = matrixTiling(profile, 'slash_band', headDim, dtype);
   if (!rest || !band || matrixBlockM(band) <= matrixBlockM(rest)) return undefined;
-  return matrixKernel('slash_band', headDim, windows, band);
+  return matrixKernel(profile, 'slash_band', headDim, windows, band);
 }

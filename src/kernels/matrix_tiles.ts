@@ -210,6 +210,7 @@ export class TileWriter {
 
   /** The entry point's signature, and what it works on. */
   protected opening(): string {
+    const all = this.t.split ? 'all_tiles' : 'tiles';
     return text(
       '@compute @workgroup_size(THREADS)',
       `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.ops.builtins ? `, ${this.ops.builtins}` : ''}) {`,
@@ -222,8 +223,8 @@ let k_head = params.k_base + entry.kv_head * params.k_head_stride;
 let v_head = params.v_base + entry.kv_head * params.v_head_stride;
 let scale = max(abs(params.scale_log2), SCALE_MIN);
 let sign_flip = select(0u, 0x80008000u, params.scale_log2 < 0.0);
-${this.t.split ? 'let all_tiles' : 'let tiles'} = tile_count(entry, row0);
-if (${this.t.split ? 'all_tiles' : 'tiles'} == 0u) {
+let ${all} = tile_count(entry, row0);
+if (${all} == 0u) {
   return;
 }`, // Another kernel writes this head's rows, or has written them.
       this.t.split

@@ -16,7 +16,7 @@ import type { DType } from '../kernels/tensor.js';
 import {
   fewRowsTiling,
   gemmTilingFor,
-  isAlone,
+  gemmWorkgroupBytes,
   type MatrixGemmTiling,
   type MatrixProductOutput,
   matrixGemmShader,
@@ -282,13 +282,15 @@ export interface ProductKernel {
   readonly shares?: { readonly columns: number; readonly combine: ShaderSpec };
 }
 
-/** Rows that different kernels do: one number for each of those for few rows. */
-export const FEW_ROWS = [32, 64, 128] as const;
-
 /** Least columns of a share: fewer take no longer than what a workgroup does before and behind them. */
 const SHARE_COLUMNS = 256;
 /** Most bytes of the sums of all shares. */
 const SHARES_BYTES = 2 ** 25;
+
+/** Columns of each of about so many shares of k columns, in whole steps of `depth`. */
+export function shareColumns(k: number, depth: number, shares: number): number {
+  return Math.ceil(k / depth / shares) * depth;
+}
 
 /** The dispatch of a tiling: workgroups along z take shares of the columns where the others would not fill the device. */
 function blocksOf(
@@ -297,10 +299,10 @@ function blocksOf(
   { m, n, k }: { readonly m: number; readonly n: number; readonly k: number },
 ): { readonly workgroups: readonly [x: number, y: number, z: number]; readonly share: number } {
   const [x, y] = [Math.ceil(m / t.blockM), Math.ceil(n / t.blockN)];
-  // Small workgroups of f32 arithmetic share a multiprocessor with others; blocks on matrices may leave no room for a second one.
-  const wanted = workgroupsToFill(profile) * ('threadsX' in t ? 2 : isAlone(t) ? 0.5 : 1);
+  // Small workgroups of f32 arithmetic share a multiprocessor with many others.
+  const wanted = 'threadsX' in t ? 2 * workgroupsToFill(profile) : workgroupsToFill(profile, gemmWorkgroupBytes(t));
   const splits = Math.floor(Math.min(wanted / (x * y), k / SHARE_COLUMNS, SHARES_BYTES / (4 * m * n)));
-  const share = splits < 2 ? k : Math.ceil(k / t.depth / splits) * t.depth;
+  const share = splits < 2 ? k : shareColumns(k, t.depth, splits);
   return { workgroups: [x, y, Math.ceil(k / share)], share };
 }
 
@@ -334,24 +336,18 @@ export function productShader(
     return { shader, workgroups: gemvWorkgroups(kernels, part.rows, tiling) };
   }
   if (norm) throw invalidArgument('rows', rows, `at most ${GEMV_ROWS}, with a norm`);
-  const tiling = matrixTilingFor(kernels, matrix.columns, rows);
-  const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
   const { columns, bias } = matrix;
-  const size = { m: rows, n: part.rows, k: columns };
-  const sums = ({ share }: { readonly share: number }): Pick<ProductKernel, 'shares'> =>
-    share < columns ? { shares: { columns: share, combine: combineShader(kernels, output, bias) } } : {};
-  if (tiling && aligned) {
-    const blocks = blocksOf(kernels, tiling, size);
-    const own = blocks.share < columns ? { ...tiling, split: true } : tiling;
-    const shader = matrixGemmShader(own, type, output, bias, kernels.profile.checked);
-    return { shader, workgroups: blocks.workgroups, ...sums(blocks) };
-  }
+  const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
+  const tiling = (aligned ? matrixTilingFor(kernels, columns, rows) : undefined) ?? gemmTiling(kernels, rows);
+  const { workgroups, share } = blocksOf(kernels, tiling, { m: rows, n: part.rows, k: columns });
+  const split = share < columns;
+  const kernel = (shader: ShaderSpec): ProductKernel =>
+    split
+      ? { shader, workgroups, shares: { columns: share, combine: combineShader(kernels, output, bias) } }
+      : { shader, workgroups };
+  if ('shape' in tiling) return kernel(matrixGemmShader({ ...tiling, split }, type, output, bias, kernels.profile.checked));
   if (output === 'swiglu') throw invalidArgument('rows', rows, 'as many as SwiGLU is done for in a product');
-  const plain = gemmTiling(kernels, rows);
-  const blocks = blocksOf(kernels, plain, size);
-  const shader =
-    blocks.share < columns ? gemmShader(kernels, type, 'f32', false, plain) : gemmShader(kernels, type, output, bias, plain);
-  return { shader, workgroups: blocks.workgroups, ...sums(blocks) };
+  return kernel(gemmShader(kernels, type, split ? 'f32' : output, bias && !split, tiling));
 }
 
 /** The tiling of a product on subgroup matrices, for as many rows and a matrix of as many columns; none where other kernels do it. */
@@ -451,16 +447,26 @@ function recordDequantize(
   });
 }
 
+/** A product, or gate and up of {@link recordSwigluProduct}. */
+export type AnyProduct = Omit<Product, 'output'> & { readonly output: MatrixProductOutput };
+
 /** Records the columns of C that a part of the weights gives; `upStart` as in shaders/model/gemm_bindings.wgsl. */
-function recordPart(
+function recordPart(rec: Recorder, kernels: ModelKernels, product: AnyProduct, part: WeightPart, upStart = 0): void {
+  const { matrix, norm, output, rows } = product;
+  const kernel = productShader(kernels, part, shapeOf(matrix), output, rows, norm !== undefined);
+  recordKernel(rec, kernels, product, part, kernel, upStart);
+}
+
+/** The same by a kernel that is given. */
+export function recordKernel(
   rec: Recorder,
   kernels: ModelKernels,
-  product: Omit<Product, 'output'> & { readonly output: MatrixProductOutput },
+  product: AnyProduct,
   part: WeightPart,
+  { shader, workgroups, shares }: ProductKernel,
   upStart = 0,
 ): void {
   const { matrix, a, norm, firstRow = 0, rows, c, output } = product;
-  const { shader, workgroups, shares } = productShader(kernels, part, shapeOf(matrix), output, rows, norm !== undefined);
   const { columns, bias = part.buffer } = matrix;
   const [, , splits = 1] = workgroups;
   const sums = shares ? rec.workspace('sums of shares', splits * rows * part.rows * 4) : undefined;

@@ -1,6 +1,5 @@
 import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
-import { MULTIPROCESSOR_BYTES } from '../device/profile.js';
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from '../kernels/matrix_ops.js';
@@ -169,11 +168,6 @@ export function fewRowsTiling(
   return few.find((t) => rows <= t.blockM) ?? (padded(largest) < padded(many) ? largest : many);
 }
 
-/** Whether a workgroup has a multiprocessor to itself, of NVIDIA's. */
-export function isAlone(t: MatrixGemmTiling): boolean {
-  return 2 * gemmWorkgroupBytes(t) > MULTIPROCESSOR_BYTES;
-}
-
 /** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */
 export function chooseGemmTiling(
   shapes: readonly MatrixShape[],
@@ -245,14 +239,15 @@ export function matrixGemmShader(
     bindings: ['uniform', 'read', 'read', 'read', 'write', ...ops.bindings],
   };
   return lazyShader(spec, () => {
-    const main = mainFunction(t, output, bias, ops, checked);
+    const stored = storedOutput(t, output);
+    const main = mainFunction(t, output, bias && !t.split, ops, checked);
     return [
       enables + ops.directives,
       head.slice(enables.length),
       gemmBindings,
       weightLibrary(type),
       type === 'f16' ? WORD_OF_HALVES : WORD_OF_EIGHT,
-      outputLibrary((output === 'activation' || output === 'swiglu') && !t.split ? 'f16' : 'f32'),
+      outputLibrary(stored === 'activation' || stored === 'swiglu' ? 'f16' : 'f32'),
       output === 'swiglu' ? INTERLEAVED : '',
       `@group(0) @binding(2) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
@@ -284,7 +279,13 @@ fn interleaved(i: u32) -> u32 {
 
 type Operand = 'a' | 'w';
 
+/** What leaves the kernel: sums of a share are finished by another one, with the bias. */
+function storedOutput({ split }: MatrixGemmTiling, output: MatrixProductOutput): MatrixProductOutput {
+  return split ? 'f32' : output;
+}
+
 function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: boolean, ops: MatrixOps, checked: boolean): string {
+  const stored = storedOutput(t, output);
   const { m, n, k } = t.shape;
   const threads = gemmSubgroups(t) * SUBGROUP_SIZE;
   const rowMatrices = range(t.subgroupM / m);
@@ -383,19 +384,17 @@ function mainFunction(t: MatrixGemmTiling, output: MatrixProductOutput, bias: bo
   // Compilers would move loads to where their words are used, past any barrier. A branch around them and nothing else keeps them
   // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
   // first and the staging, so that each word is fetched when the one before it has been stored.
-  const [begin, end] = t.split ? ['k_begin', 'k_end'] : ['0u', 'params.k'];
+  const [begin, second, end] = t.split ? ['k_begin', '(k_begin + DEPTH)', 'k_end'] : ['0u', 'DEPTH', 'params.k'];
   const guarded = (ahead: string, words: readonly string[]): string => text(`if (${ahead} < ${end}) {`, words, '}');
   const exchanges = steps <= 2;
-  const second = fetch('(k0 + 2u * DEPTH)');
-  const exchange = (i: number): string => text(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(second, i, beside)));
+  const ahead = fetch('(k0 + 2u * DEPTH)');
+  const exchange = (i: number): string => text(part(stage, i, beside), guarded('k0 + 2u * DEPTH', part(ahead, i, beside)));
   const loop = text(
     operands,
-    t.split
-      ? 'let k_begin = workgroup.z * params.k_share;\nlet k_end = min(k_begin + params.k_share, params.k);\nlet k_next = k_begin + DEPTH;'
-      : '',
+    t.split ? 'let k_begin = workgroup.z * params.k_share;\nlet k_end = min(k_begin + params.k_share, params.k);' : '',
     fetch(begin),
     stage,
-    exchanges ? (t.split ? guarded('k_next', fetch('k_next')) : guarded('DEPTH', fetch('DEPTH'))) : '',
+    exchanges ? guarded(second, fetch(second)) : '',
     `for (var k0 = ${begin}; k0 < ${end}; k0 += DEPTH) {`,
     'workgroupBarrier();',
     loadLeft(0),
@@ -425,8 +424,8 @@ let column = ${firstColumn} + 4u * (i % SLICE4);
 if (row < params.m && column < params.n) {
 let at = ((${t.split ? 'workgroup.z * params.m + ' : ''}row) * params.c_stride + params.c_base + column) / 4u;
 var x = bitcast<vec4<f32>>(tile[scratch + (i / SLICE4) * SLICE_STRIDE + i % SLICE4]);`,
-      bias && !t.split ? 'x += bias[(params.c_base + column) / 4u];' : '',
-      output === 'add' && !t.split ? 'x += c[at];' : '',
+      bias ? 'x += bias[(params.c_base + column) / 4u];' : '',
+      stored === 'add' ? 'x += c[at];' : '',
       `c[at] = pack_output(x);
 }
 }`,
@@ -458,7 +457,7 @@ c[(row * params.c_stride + params.c_base + column / 2u) / 4u] = pack_output(gate
           ),
         ),
         'workgroupBarrier();',
-        (output === 'swiglu' && !t.split ? storeSwiglu : store)(
+        (stored === 'swiglu' ? storeSwiglu : store)(
           `row0 + subgroup_row + ${strip * 16}u`,
           `column0 + subgroup_column + ${part * slice}u`,
         ),

@@ -41,7 +41,7 @@ function activationShader(
     [
       prelude({
         f16: activation === 'f16',
-        aliases: { Activation: activation, TileVec4: `vec4<${activation}>` },
+        aliases: { Activation: activation },
         constants,
       }),
       outputLibrary(activation),

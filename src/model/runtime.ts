@@ -13,7 +13,6 @@ import type { AttentionLayer, HeadPattern, SparsePrefillOptions, StageTimes } fr
 import { deviceLost, resolvePattern } from '../scheduler/validate.js';
 import {
   DEQUANTIZE_ROWS,
-  FEW_ROWS,
   fusesNorm,
   fusesSwiglu,
   type Matrix,
@@ -24,7 +23,13 @@ import {
   recordSwigluProduct,
 } from './gemm.js';
 import { KvCache } from './kv_cache.js';
-import { chooseGemmTiling, gemmTilingFits, type MatrixGemmTiling, type MatrixProductOutput } from './matrix_gemm.js';
+import {
+  chooseGemmTiling,
+  FEW_ROWS_TILINGS,
+  gemmTilingFits,
+  type MatrixGemmTiling,
+  type MatrixProductOutput,
+} from './matrix_gemm.js';
 import {
   argmaxShader,
   decodeAttentionShader,
@@ -380,7 +385,7 @@ export class LanguageModel {
       ...this.#productShaders(head, 'f32', [1], true),
     ];
     // Software adapters compile for long.
-    const few = this.profile.software ? [] : FEW_ROWS.filter((n) => n < this.#chunkSize);
+    const few = this.profile.software ? [] : FEW_ROWS_TILINGS.map((t) => t.blockM).filter((n) => n < this.#chunkSize);
     const rows = [1, ...few, this.#chunkSize];
     for (const layer of layers) {
       specs.push(

@@ -280,6 +280,12 @@ function everyNth(words: Uint32Array, width: number, n: number): Uint32Array {
   return words.filter((_, i) => Math.floor(i / width) % n === 0);
 }
 
+/** Bytes of workspace that the results of splits may take. */
+function splitRoom(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, heads: readonly Head[]): number {
+  const free = options.workspaceLimit - workspaceBytes(layer, options, heads) - UNUSED_LSE_BYTES;
+  return Math.min(Math.max(0, free), rec.device.limits.maxStorageBufferBindingSize);
+}
+
 /** Whether heads with an index of columns and diagonals may have bands that are worth a pass of their own. */
 function mayHaveBands(layer: ResolvedLayer, group: readonly Head[]): boolean {
   return layer.kvLen >= 2 * BAND_DIAGONALS && group.some(({ pattern }) => bandKeys(pattern, layer.kvLen) >= BAND_DIAGONALS);
@@ -336,12 +342,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
     },
   ];
-  const workgroups = workgroupsToFill(profile);
-  const least = profile.matrix ? Math.ceil(workgroups / group.heads.length) : 1;
-  const room = Math.min(
-    Math.max(0, options.workspaceLimit - workspaceBytes(layer, options, group.heads) - UNUSED_LSE_BYTES),
-    rec.device.limits.maxStorageBufferBindingSize,
-  );
+  const least = profile.matrix ? Math.ceil(workgroupsToFill(profile) / group.heads.length) : 1;
   for (const pass of passes) {
     const { blockM, writesLse, keys, headCount, index } = pass;
     for (const rowSlice of sliceRows(layer, blockM, group, options.dispatchFlops, least, keys)) {
@@ -356,8 +357,9 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         headDim: layer.headDim,
         dtype: layer.o.dtype,
       };
-      const wanted = (pass.alone ? workgroups / 2 : workgroups) / (count * headCount);
-      const splits = pass.split ? chooseSplits(rows, wanted, slice.keys, room) : 1;
+      const wanted = pass.fills / (count * headCount);
+      const splits =
+        pass.split && wanted >= 2 ? chooseSplits(rows, wanted, slice.keys, splitRoom(rec, layer, options, group.heads)) : 1;
       const results = splits > 1 ? splitResults(rec, rows, splits) : undefined;
       const { shader } = (results && pass.split) || pass;
       const to = results ?? { o, lse };

@@ -3,7 +3,6 @@ import type { DeviceProfile } from '../../src/device/profile.js';
 import {
   type AttentionKernel,
   type AttentionTiling,
-  attentionParams,
   attentionShader,
   candidateTilings,
   chooseTiling,
@@ -12,7 +11,7 @@ import {
 } from '../../src/kernels/attention.js';
 import { mergeSplitsShader } from '../../src/kernels/merge_splits.js';
 import { storageFormat } from '../../src/kernels/shader_text.js';
-import { bindWindow, type DType, type Tensor } from '../../src/kernels/tensor.js';
+import type { DType } from '../../src/kernels/tensor.js';
 import {
   type AttentionInput,
   type AttentionShape,
@@ -29,27 +28,15 @@ import {
   queryOffsetOf,
   relativeError,
   type SlashRun,
-  scaleOf,
   slashRuns,
   type Visibility,
   verticalSlashIndex,
   worstRowError,
 } from '../../src/reference/oracle.js';
 import { plantedLayer, type Random, randomLayer } from '../../src/reference/random.js';
-import { recordMerge, splitResults } from '../../src/scheduler/splits.js';
+import { attentionCall } from './attention_call.js';
 import { assert, headDimOf, randomOf, type SuiteCase, type SuiteContext } from './context.js';
-import {
-  gpuOf,
-  type Layout,
-  lseWindow,
-  makeTensor,
-  PLAIN,
-  readTensor,
-  recorderOf,
-  roundInput,
-  submit,
-  uploadWords,
-} from './tensors.js';
+import { gpuOf, type Layout, PLAIN, recorderOf, roundInput, submit, uploadWords } from './tensors.js';
 
 const KERNELS: readonly AttentionKernel[] = ['dense', 'a_shape', 'vertical_slash', 'block_sparse'];
 
@@ -167,24 +154,9 @@ function packIndex(shape: AttentionShape, heads: readonly HeadPattern[]): Packed
 async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: Float32Array; lse: Float32Array }> {
   const { device } = ctx;
   const { input, dtype = 'f32', layout = PLAIN } = run;
-  const { heads, kvHeads, queries, keys, headDim } = input;
+  const { heads, queries, headDim } = input;
   const tiling = run.tiling ?? chooseTiling(ctx.profile, headDim);
   const kernel = run.heads[0]?.kernel ?? 'dense';
-  const offset = queryOffsetOf(input);
-  // Keys after the last row's position are visible to nobody: NaN shows whoever reads them.
-  const hidden = (x: AttentionInput['k']): Float32Array => {
-    const copy = new Float32Array(x);
-    for (let head = 0; head < kvHeads; head++)
-      copy.fill(Number.NaN, (head * keys + offset + queries) * headDim, (head + 1) * keys * headDim);
-    return copy;
-  };
-  const querySize = { heads, rows: queries, headDim };
-  const keySize = { heads: kvHeads, rows: keys, headDim };
-  const q = makeTensor(device, querySize, dtype, layout, input.q);
-  const k = makeTensor(device, keySize, dtype, layout, hidden(input.k));
-  const v = makeTensor(device, keySize, dtype, layout, hidden(input.v));
-  const o = makeTensor(device, querySize, dtype, layout);
-  const lse = makeTensor(device, { heads: 1, rows: 1, headDim: heads * queries }, 'f32', { ...PLAIN, offset: 8 });
   const index = packIndex(input, run.heads);
   const indexBuffer = uploadWords(device, index.words);
   const entries = uploadWords(
@@ -200,38 +172,16 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
   const recorder = recorderOf(device);
   const storage = storageFormat(ctx.profile, dtype);
   const shader = attentionShader(kernel, headDim, storage, tiling);
-  const window = (name: string, tensor: Tensor) => bindWindow(device, name, tensor, 0, tensor.heads);
-  const bound = [window('q', q), window('k', k), window('v', v)] as const;
-  const target = { o: window('o', o), lse: lseWindow(lse, queries) };
-  const rows = { headStart: 0, headEnd: heads, rowStart: 0, rowEnd: queries, headDim, dtype };
   const { splits = 1 } = run;
-  const results = splits > 1 ? splitResults(recorder, rows, splits) : undefined;
-  const to = results ?? target;
+  const call = attentionCall(recorder, input, { dtype, layout, splits });
+  const writesLse = run.lse ?? false;
   const record = (rowTileEnd: number, rowTiles: number, headStart: number, headCount: number): void => {
-    const params = attentionParams({
-      queries,
-      keys,
-      queryOffset: offset,
-      scale: scaleOf(input),
-      rowTileEnd,
-      headStart,
-      writesLse: run.lse || results !== undefined,
-      windows: [...bound, to.o],
-      lse: to.lse,
-      ...(results ? { split: results } : {}),
-    });
+    const bindings = call.bindings({ rowTileEnd, headStart, writesLse });
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [
-        recorder.constant(params),
-        ...bound.map((w) => w.range),
-        to.o.range,
-        to.lse.range,
-        group > 1 ? firsts : entries,
-        indexBuffer,
-      ],
-      workgroups: [rowTiles, headCount, results?.count ?? 1],
+      bindings: [...bindings, group > 1 ? firsts : entries, indexBuffer],
+      workgroups: [rowTiles, headCount, splits],
     });
   };
   const tiles = Math.ceil((queries * group) / tiling.blockM);
@@ -242,13 +192,10 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
   } else {
     record(tiles, tiles, 0, heads / group);
   }
-  if (results) {
-    recordMerge(recorder, rows, results, { ...target, writesLse: run.lse ?? false, heads: entries, headCount: heads, storage });
-  }
+  call.merge(entries, writesLse, storage);
   await gpuOf(device).pipelines.prepare([shader, mergeSplitsShader(headDim, storage)]);
   submit(recorder);
-  const result = { o: await readTensor(device, o, 'o'), lse: await readTensor(device, lse, 'lse') };
-  for (const { buffer } of [q, k, v, o, lse] satisfies Tensor[]) buffer.destroy();
+  const result = await call.read();
   for (const buffer of [indexBuffer, entries, firsts]) buffer.destroy();
   return result;
 }

@@ -7,7 +7,7 @@ import {
   SUBGROUP_SIZE,
 } from '../../src/device/subgroup_matrix.js';
 import { recordSlashTiles, type SlashTilesSizes } from '../../src/index/slash_tiles.js';
-import { type AttentionKernel, attentionParams } from '../../src/kernels/attention.js';
+import type { AttentionKernel } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   MATRIX_TILINGS,
@@ -20,9 +20,7 @@ import {
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
 import { mergeSplitsShader } from '../../src/kernels/merge_splits.js';
-import { bindWindow, type Tensor } from '../../src/kernels/tensor.js';
 import {
-  type AttentionInput,
   type AttentionShape,
   attentionRows,
   BLOCK,
@@ -35,26 +33,14 @@ import {
   kvHeadOf,
   queryOffsetOf,
   relativeError,
-  scaleOf,
   slashRuns,
   type Visibility,
   worstRowError,
 } from '../../src/reference/oracle.js';
 import { type Random, randomLayer } from '../../src/reference/random.js';
-import { recordMerge, splitResults } from '../../src/scheduler/splits.js';
+import { attentionCall } from './attention_call.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
-import {
-  gpuOf,
-  type Layout,
-  lseWindow,
-  makeTensor,
-  PLAIN,
-  readTensor,
-  recorderOf,
-  roundInput,
-  submit,
-  uploadWords,
-} from './tensors.js';
+import { gpuOf, type Layout, PLAIN, recorderOf, roundInput, submit, uploadWords } from './tensors.js';
 
 /** What one head keeps. */
 interface HeadIndex {
@@ -191,27 +177,13 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     offsets.push(words.length);
     words.push(...head.words);
   }
-  // Keys after the last row's position are visible to nobody: NaN shows whoever reads them.
-  const hidden = (x: AttentionInput['k']): Float32Array => {
-    const copy = new Float32Array(x);
-    for (let head = 0; head < kvHeads; head++)
-      copy.fill(Number.NaN, (head * keys + offset + queries) * headDim, (head + 1) * keys * headDim);
-    return copy;
-  };
-  const dtype = 'f16';
-  const querySize = { heads, rows: queries, headDim };
-  const keySize = { heads: kvHeads, rows: keys, headDim };
-  const q = makeTensor(device, querySize, dtype, layout, input.q);
-  const k = makeTensor(device, keySize, dtype, layout, hidden(input.k));
-  const v = makeTensor(device, keySize, dtype, layout, hidden(input.v));
-  const o = makeTensor(device, querySize, dtype, layout);
-  const lse = makeTensor(device, { heads: 1, rows: 1, headDim: heads * queries }, 'f32', { ...PLAIN, offset: 8 });
   const indexBuffer = uploadWords(device, new Uint32Array(words));
   const entryWords = new Uint32Array(
     index.flatMap((e, head) => [head, kvHeadOf(shape, head), offsets[head] ?? 0, ...e.args, 0, 0]),
   );
   const emulated = !device.features.has(MATRIX_FEATURE);
   const { group = 1 } = tiling;
+  const { splits = 1 } = run;
   const recorder = recorderOf(device);
   const pass = (kernel: MatrixKernel, tiling: MatrixTiling, writesLse: boolean) => {
     const sizes = { rows: queries, queryOffset: offset, tile: tiling.keys };
@@ -220,16 +192,10 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     const ops: MatrixOps | undefined = emulated ? emulatedOps(tiling.shape) : undefined;
     const shader = matrixAttentionShader(kernel, headDim, storage, tiling, ops);
     const tiles = Math.ceil((queries * group) / matrixBlockM(tiling));
-    const bytes = tiles * heads * (run.splits ?? 1) * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
+    const bytes = tiles * heads * splits * tiling.subgroups * SUBGROUP_SIZE * EMULATION_BYTES;
     return { shader, tiles, writesLse, indexed, bank: emulated ? [recorder.workspace('emulated matrices', bytes)] : [] };
   };
-  const window = (name: string, tensor: Tensor) => bindWindow(device, name, tensor, 0, tensor.heads);
-  const bound = [window('q', q), window('k', k), window('v', v)] as const;
-  const target = { o: window('o', o), lse: lseWindow(lse, queries) };
-  const rows = { headStart: 0, headEnd: heads, rowStart: 0, rowEnd: queries, headDim, dtype: 'f16' } as const;
-  const { splits = 1 } = run;
-  const results = splits > 1 ? splitResults(recorder, rows, splits) : undefined;
-  const to = results ?? target;
+  const call = attentionCall(recorder, input, { dtype: 'f16', layout, splits });
   const last = pass(kernel, tiling, run.lse ?? false);
   const passes = [...(run.band ? [pass('slash_band', run.band.tiling, true)] : []), last];
   const record = (
@@ -239,23 +205,12 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     headStart: number,
     headCount: number,
   ): void => {
-    const params = attentionParams({
-      queries,
-      keys,
-      queryOffset: offset,
-      scale: scaleOf(input),
-      rowTileEnd,
-      headStart,
-      writesLse: writesLse || results !== undefined,
-      windows: [...bound, to.o],
-      lse: to.lse,
-      ...(results ? { split: results } : {}),
-    });
+    const bindings = call.bindings({ rowTileEnd, headStart, writesLse });
     recorder.dispatch({
       stage: 'kernel',
       shader,
-      bindings: [recorder.constant(params), ...bound.map((w) => w.range), to.o.range, to.lse.range, ...indexed, ...bank],
-      workgroups: [rowTiles, headCount, results?.count ?? 1],
+      bindings: [...bindings, ...indexed, ...bank],
+      workgroups: [rowTiles, headCount, splits],
     });
   };
   await gpuOf(device).pipelines.prepare([...passes.map(({ shader }) => shader), mergeSplitsShader(headDim, 'f16')]);
@@ -269,14 +224,9 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
       for (let tile = tiles; tile > 0; tile -= 2) record(each, tile, Math.min(2, tile), head, 1);
     }
   }
-  if (results) {
-    const entries = { heads: recorder.constant(entryWords), headCount: heads };
-    recordMerge(recorder, rows, results, { ...target, ...entries, writesLse: run.lse ?? false, storage: 'f16' });
-  }
+  call.merge(recorder.constant(entryWords), run.lse ?? false, 'f16');
   submit(recorder);
-  const actual = await readTensor(device, o, 'o');
-  const actualLse = await readTensor(device, lse, 'lse');
-  for (const { buffer } of [q, k, v, o, lse]) buffer.destroy();
+  const { o: actual, lse: actualLse } = await call.read();
   indexBuffer.destroy();
 
   const expected = attentionRows(input, (head) => (index[head] as HeadIndex).visible);

@@ -1,7 +1,7 @@
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
-import { combineShader, gemmParams, recordCombine } from '../../src/model/gemm.js';
+import { combineShader, gemmParams, recordCombine, shareColumns } from '../../src/model/gemm.js';
 import {
   FEW_ROWS_TILINGS,
   GEMM_TILINGS,
@@ -61,7 +61,7 @@ async function runOnMatrices(
   const combine = combineShader(kernels, output, bias);
   await gpuOf(device).pipelines.prepare([shader, combine]);
   const splits = tiling.split ? 3 : 1;
-  const share = Math.ceil(k / tiling.depth / splits) * tiling.depth;
+  const share = shareColumns(k, tiling.depth, splits);
   const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN), Math.ceil(k / share)] as const;
   const rec = recorderOf(device);
   const invocations = workgroups[0] * workgroups[1] * workgroups[2] * gemmSubgroups(tiling) * 32;

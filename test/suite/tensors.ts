@@ -4,7 +4,6 @@ import { BufferPool } from '../../src/device/pool.js';
 import { Recorder } from '../../src/device/recorder.js';
 import type { DType, Tensor } from '../../src/kernels/tensor.js';
 import type { AttentionInput, Numbers } from '../../src/reference/oracle.js';
-import type { LseWindow } from '../../src/scheduler/splits.js';
 import { encodeSteps } from '../../src/scheduler/submit.js';
 import { assert } from './context.js';
 
@@ -66,11 +65,6 @@ export function makeTensor(device: GPUDevice, size: TensorSize, dtype: DType, la
   }
   device.queue.writeBuffer(buffer, 0, words);
   return tensor;
-}
-
-/** A tensor of one row that holds the log-sum-exp of heads of `rows` rows, as kernels bind it. */
-export function lseWindow({ buffer, offset }: Tensor, rows: number): LseWindow {
-  return { range: { buffer, offset: 0, size: buffer.size }, base: offset, headStride: rows };
 }
 
 /** Calls `visit` with the element index of each row's first element in the buffer, and in `[heads, rows]` order. */
