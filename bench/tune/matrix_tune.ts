@@ -10,10 +10,10 @@ import type { Command } from 'commander';
 import { openNodeDevice } from '../../src/device/node.js';
 import { PipelineCache, type ShaderSpec } from '../../src/device/pipelines.js';
 import { BufferPool } from '../../src/device/pool.js';
-import { profileDevice } from '../../src/device/profile.js';
+import { profileDevice, workgroupsToFill } from '../../src/device/profile.js';
 import { type Dispatch, Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, matrixShapes, SUBGROUP_SIZE } from '../../src/device/subgroup_matrix.js';
-import { attentionParams } from '../../src/kernels/attention.js';
+import { attentionGrid, attentionParams, headsFirst } from '../../src/kernels/attention.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   chooseMatrixTiling,
@@ -100,7 +100,6 @@ function label(t: MatrixTiling): string {
     t.pipelined ? `${t.staging}+pipe` : t.staging,
     `${m}x${n}x${k}`,
     t.sync,
-    ...(t.scorePad === 2 ? [] : [`pad${t.scorePad}`]),
   ].join(' ');
 }
 
@@ -223,6 +222,8 @@ class Tuner {
     const { device } = this;
     const d4 = this.#headDim / 4;
     const tiles = Math.ceil(w.seqLen / matrixBlockM(t));
+    const fills = workgroupsToFill({ software: false }, matrixWorkgroupBytes(w.kernel, this.#headDim, t));
+    const byHeads = headsFirst(w.kernel, tiles * w.heads, fills);
     const { q, k, v, o } = this.#tensors;
     const packed = (buffer: GPUBuffer) => ({
       range: { buffer, offset: 0, size: buffer.size },
@@ -234,6 +235,7 @@ class Tuner {
       queryOffset: 0,
       scale: 1 / Math.sqrt(this.#headDim),
       rowTileEnd: tiles,
+      headsFirst: byHeads,
       writesLse: false,
       windows: [packed(q), packed(k), packed(v), packed(o)],
       lse: { base: 0, headStride: w.seqLen },
@@ -256,7 +258,12 @@ class Tuner {
     const bindings = [own[0], q, k, v, o, own[2], ...indexed, ...bank];
     // What lays the index out runs once, the kernel again and again.
     const before = [...recorder.steps];
-    recorder.dispatch({ stage: 'kernel', shader: this.#shader(w.kernel, t), bindings, workgroups: [tiles, w.heads] });
+    recorder.dispatch({
+      stage: 'kernel',
+      shader: this.#shader(w.kernel, t),
+      bindings,
+      workgroups: attentionGrid(tiles, w.heads, byHeads),
+    });
     const kernel = recorder.steps.at(-1) as Dispatch;
     kernel.constants?.seal();
     const timed = device.features.has('timestamp-query');

@@ -10,7 +10,7 @@ struct AttentionParams {
   q_offset: u32,         // absolute position of query row 0; row i attends to keys j <= q_offset + i
   scale_log2: f32,       // softmax scale times log2(e): probabilities are exp2(scale_log2 * q.k - m)
   row_tile_end: u32,     // this dispatch does tiles of BLOCK_M rows row_tile_end - 1 downwards (heavy rows first)
-  head_start: u32,       // first entry of `heads` that this dispatch does
+  heads_first: u32,      // 1: workgroups along x are entries of `heads` and those along y tiles of rows; 0: the other way round
   write_lse: u32,        // 1: write the log-sum-exp of every row
   q_base: u32,
   q_head_stride: u32,
@@ -39,6 +39,15 @@ struct AttentionParams {
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> heads: array<HeadEntry>;
 @group(0) @binding(7) var<storage, read> index: array<u32>;
+
+// Which tile of rows a workgroup does, counted from this dispatch's last one, and which entry of `heads`.
+fn tile_of(workgroup: vec3<u32>) -> u32 {
+  return select(workgroup.x, workgroup.y, params.heads_first == 1u);
+}
+
+fn entry_of(workgroup: vec3<u32>) -> u32 {
+  return select(workgroup.y, workgroup.x, params.heads_first == 1u);
+}
 
 // Head 0 of a workgroup's results: o and lse hold the heads of one split after those of another.
 fn output_head(head: u32, split: u32) -> u32 {

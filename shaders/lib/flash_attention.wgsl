@@ -159,8 +159,8 @@ fn main(
 ) {
   let tx = local.y;
   let ty = local.z * LANE_ROWS + local.x;
-  let entry = heads[params.head_start + workgroup.y];
-  let row0 = (params.row_tile_end - 1u - workgroup.x) * BLOCK_M;
+  let entry = heads[entry_of(workgroup)];
+  let row0 = (params.row_tile_end - 1u - tile_of(workgroup)) * BLOCK_M;
   let last_key = last_position(row0, BLOCK_M);
   let q_head = params.q_base + entry.head * params.q_head_stride;
   let k_head = params.k_base + entry.kv_head * params.k_head_stride;

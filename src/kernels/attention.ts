@@ -189,8 +189,8 @@ export interface AttentionParams {
   readonly scale: number;
   /** The dispatch does the tiles of rows before this one, the last one first. */
   readonly rowTileEnd: number;
-  /** First head entry of the dispatch. Default 0. */
-  readonly headStart?: number;
+  /** Whether heads vary before tiles of rows: see {@link headsFirst}. */
+  readonly headsFirst: boolean;
   readonly writesLse: boolean;
   /** q, k, v and o. */
   readonly windows: readonly [TensorWindow, TensorWindow, TensorWindow, TensorWindow];
@@ -198,6 +198,21 @@ export interface AttentionParams {
   readonly lse: { readonly base: number; readonly headStride: number };
   /** Workgroups (along z) that a row's tiles are dealt out among, and the heads that each one's output and log-sum-exp take. */
   readonly split?: { readonly count: number; readonly heads: number };
+}
+
+/**
+ * Whether the workgroups of a dispatch, in the order in which a GPU begins them, should be those of all heads for one tile of rows before
+ * the next tile, not all tiles of a head first. With the heavy rows of all heads before the light ones of any, the last to finish are
+ * light: where a device is filled less than 16 times, that counts (bench/NOTES.md). Other patterns have rows of one weight, and gain
+ * more from neighbours that read the same keys.
+ */
+export function headsFirst(kernel: AttentionKernel | 'slash_band', workgroups: number, fills: number): boolean {
+  return kernel === 'dense' && workgroups < 16 * fills;
+}
+
+/** The workgroups of a dispatch in either order. */
+export function attentionGrid(tiles: number, heads: number, headsFirst: boolean, splits = 1): [number, number, number] {
+  return headsFirst ? [heads, tiles, splits] : [tiles, heads, splits];
 }
 
 /** The words of {@link AttentionParams}; numbers are taken modulo 2^32. */
@@ -208,7 +223,7 @@ export function attentionParams(p: AttentionParams): Uint32Array<ArrayBuffer> {
     p.queryOffset,
     0,
     p.rowTileEnd,
-    p.headStart ?? 0,
+    p.headsFirst ? 1 : 0,
     p.writesLse ? 1 : 0,
     ...windowWords(...p.windows),
     p.lse.base,

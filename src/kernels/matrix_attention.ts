@@ -112,7 +112,6 @@ export function matrixAttentionShader(
     `q-${t.queries}`,
     t.staging,
     ...(t.pipelined ? ['pipelined'] : []),
-    ...(t.scorePad === 2 ? [] : [`pad${t.scorePad}`]),
     ops.name,
   ].join(' ');
   const spec = { label: `${kernel} matrix D=${headDim} ${storage} ${tag}`, bindings: [...ATTENTION_BINDINGS, ...ops.bindings] };
@@ -168,7 +167,9 @@ class KernelBody extends TileWriter {
     const t = this.t;
     const registers = t.queries === 'registers';
     const body = text(
-      this.arrays('Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup.'),
+      this.arrays(
+        'Scores (f32), probabilities (f16) and, in passing, queries and output of each subgroup: its strips, side by side.',
+      ),
       registers ? '' : 'var<workgroup> q_tile: array<vec4<u32>, BLOCK_M * KV_STRIDE>;',
       '',
       this.opening(),
@@ -176,7 +177,7 @@ class KernelBody extends TileWriter {
       `let strip_row = lane / 2u;
 let half = lane % 2u;`,
       this.#strips.map(
-        (s) => `let strip_${s} = (subgroup * ${t.strips}u + ${s}u) * ${STRIP_ROWS}u * S_STRIDE;
+        (s) => `let strip_${s} = (subgroup * ${t.strips}u + ${s}u) * (SCORE_KEYS / 4u);
 let row_${s} = row0 + (subgroup * ${t.strips}u + ${s}u) * ${STRIP_ROWS}u + strip_row;
 let s_row_${s} = strip_${s} + strip_row * S_STRIDE;
 var m_${s} = M_START;

@@ -43,8 +43,6 @@ export interface MatrixTiling {
   readonly split?: boolean;
   /** Query heads whose rows take turns in a workgroup: all that share a key/value head (1). Dense only. */
   readonly group?: number;
-  /** Padding of a row of scores, in 16 bytes: 2 avoids bank conflicts, 1 takes less memory. */
-  readonly scorePad: 1 | 2;
 }
 
 /** Query rows of a workgroup. */
@@ -57,9 +55,22 @@ export function stagedStride(headDim: number): number {
   return headDim / 8 + 1;
 }
 
-/** 16-byte words of one row of scores. */
+/** Padding behind a row of scores, in 16-byte words: rows an odd number of 32 bytes apart are stored without bank conflicts. */
+const SCORE_PAD = 2;
+
+/** Strips whose scores lie side by side: all of a workgroup, so that they share the padding; pairs have their own rows. */
+function stripsAbreast(t: MatrixTiling): number {
+  return t.pairs ? 1 : t.subgroups * t.strips;
+}
+
+/** 16-byte words from one row of scores to the next. */
 export function scoreStride(t: MatrixTiling): number {
-  return t.scoreKeys / 4 + t.scorePad;
+  return (stripsAbreast(t) * t.scoreKeys) / 4 + SCORE_PAD;
+}
+
+/** 16-byte words of all scores, without the padding behind the last row. */
+export function scoreWords(t: MatrixTiling): number {
+  return (matrixBlockM(t) / stripsAbreast(t)) * scoreStride(t) - SCORE_PAD;
 }
 
 /** 16-byte words of one row of probabilities that lie apart from the scores. */
@@ -76,7 +87,7 @@ export function matrixWorkgroupBytes(kernel: MatrixKernel, headDim: number, t: M
   const rows = matrixBlockM(t);
   const staged = stagedStride(headDim);
   const kv = 2 * (t.keys * staged - 1);
-  const scores = rows * scoreStride(t) - t.scorePad;
+  const scores = scoreWords(t);
   const q = t.queries === 'workgroup' ? rows * staged : 0;
   const pairs = t.pairs ? rows * probabilityStride(t) - 1 : 0;
   const rescaling = t.pairs ? 4 * rows + rows / 4 : 0;
@@ -175,7 +186,7 @@ function tiling(
   queries: MatrixTiling['queries'],
   [keys, scoreKeys, staging, pipelined]: StagedKeys,
 ): TilingShape {
-  return { subgroups, strips, keys, scoreKeys, queries, staging, pipelined: pipelined !== undefined, scorePad: 2 };
+  return { subgroups, strips, keys, scoreKeys, queries, staging, pipelined: pipelined !== undefined };
 }
 
 function tilings(
@@ -214,6 +225,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   ...tilings(12, 1, 'registers', [[16, 16, 'overlap']]),
   // 128 rows, 32 for each subgroup: FlashAttention-2's shape.
   ...tilings(4, 2, 'registers', [
+    [32, 16, 'prefetch', 'pipelined'],
     [16, 16, 'overlap'],
     [32, 32, 'single'],
   ]),
@@ -240,17 +252,54 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   { ...PAIRS_V_FIRST, subgroups: 4 },
 ];
 
+/** 128 rows, 32 for each subgroup, two workgroups a multiprocessor: for heads small enough that all of this fits its registers. */
+const TWO_STRIPS: TilingShape = tiling(4, 2, 'registers', [32, 16, 'prefetch', 'pipelined']);
+/** 64 rows, 16 for each subgroup. */
+const ONE_STRIP: TilingShape = tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']);
+const FEW_KEYS: TilingShape = tiling(4, 1, 'registers', [16, 16, 'prefetch']);
+/** For heads so large that no registers are left for what is fetched ahead. */
+const LARGE_HEADS: TilingShape = tiling(4, 1, 'registers', [16, 16, 'overlap-single']);
+
+type Tuned = TilingShape & { readonly shape: MatrixShape };
+const in16x8 = (t: TilingShape): Tuned => ({ ...t, shape: { m: 16, n: 8, k: 16 } });
+const in16x16 = (t: TilingShape): Tuned => ({ ...t, shape: { m: 16, n: 16, k: 16 } });
+
+const SMALL_HEADS: Readonly<Record<MatrixKernel, Tuned>> = {
+  dense: in16x16(TWO_STRIPS),
+  a_shape: in16x16(TWO_STRIPS),
+  vertical_slash: in16x8(FEW_KEYS),
+  block_sparse: in16x8(FEW_KEYS),
+  slash_band: in16x16(TWO_STRIPS),
+};
+
 /**
- * The tuned table: what `bench tune` found fastest on an H100 at head size 128 (bench/NOTES.md). Devices that lack a
+ * The tuned table: what `bench tune` found fastest on an H100 for heads of up to this size (bench/NOTES.md). Devices that lack a
  * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
  */
-const TUNED: Readonly<Record<MatrixKernel, TilingShape & { readonly shape: MatrixShape }>> = {
-  dense: { ...PAIRS_V_FIRST, shape: { m: 16, n: 16, k: 16 } },
-  a_shape: { ...PAIRS, shape: { m: 16, n: 16, k: 16 } },
-  vertical_slash: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
-  block_sparse: { ...tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']), shape: { m: 16, n: 8, k: 16 } },
-  slash_band: { ...PAIRS_V_FIRST, shape: { m: 16, n: 16, k: 16 } },
-};
+const TUNED: readonly { readonly upTo: number; readonly tilings: Readonly<Record<MatrixKernel, Tuned>> }[] = [
+  { upTo: 64, tilings: { ...SMALL_HEADS, block_sparse: in16x8(tiling(2, 2, 'registers', [16, 16, 'overlap'])) } },
+  { upTo: 96, tilings: SMALL_HEADS },
+  {
+    upTo: 128,
+    tilings: {
+      dense: in16x16(PAIRS_V_FIRST),
+      a_shape: in16x16(PAIRS),
+      vertical_slash: in16x8(ONE_STRIP),
+      block_sparse: in16x8(ONE_STRIP),
+      slash_band: in16x16(PAIRS_V_FIRST),
+    },
+  },
+  {
+    upTo: 256,
+    tilings: {
+      dense: in16x8(LARGE_HEADS),
+      a_shape: in16x8(LARGE_HEADS),
+      vertical_slash: in16x8({ ...LARGE_HEADS, staging: 'single' }),
+      block_sparse: in16x8(LARGE_HEADS),
+      slash_band: in16x8(LARGE_HEADS),
+    },
+  },
+];
 
 /** What {@link chooseMatrixTiling} needs to know of a device. */
 export interface MatrixDevice {
@@ -274,8 +323,8 @@ export function chooseMatrixTiling(device: MatrixDevice, kernel: MatrixKernel, h
   const shape = device.shapes[0];
   if (!shape) return undefined;
   const listed = ({ m, n, k }: MatrixShape): boolean => device.shapes.some((s) => s.m === m && s.n === n && s.k === k);
-  const best = TUNED[kernel];
-  const candidates = [...(listed(best.shape) ? [best] : []), ...MATRIX_TILINGS.map((t) => ({ ...t, shape }))];
+  const best = TUNED.find(({ upTo }) => headDim <= upTo)?.tilings[kernel];
+  const candidates = [...(best && listed(best.shape) ? [best] : []), ...MATRIX_TILINGS.map((t) => ({ ...t, shape }))];
   return candidates
     .map((t): MatrixTiling => ({ ...t, sync: device.sync ?? 'workgroup' }))
     .find(

@@ -1,5 +1,5 @@
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
-import type { MatrixKernel, MatrixTiling } from './matrix_config.js';
+import { type MatrixKernel, type MatrixTiling, scoreWords } from './matrix_config.js';
 import type { Index, MatrixOps } from './matrix_ops.js';
 
 /** Lists 0, 1, ... count - 1. */
@@ -204,7 +204,7 @@ export class TileWriter {
       'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
       'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
       `// ${scores}`,
-      `var<workgroup> s_tile: array<vec4<u32>, BLOCK_M * S_STRIDE - ${this.t.scorePad}u>;`,
+      `var<workgroup> s_tile: array<vec4<u32>, ${scoreWords(this.t)}u>;`,
     );
   }
 
@@ -215,8 +215,8 @@ export class TileWriter {
       '@compute @workgroup_size(THREADS)',
       `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.ops.builtins ? `, ${this.ops.builtins}` : ''}) {`,
       this.ops.prologue,
-      `let entry = heads[params.head_start + workgroup.y];
-let row0 = (params.row_tile_end - 1u - workgroup.x) * BLOCK_M;
+      `let entry = heads[entry_of(workgroup)];
+let row0 = (params.row_tile_end - 1u - tile_of(workgroup)) * BLOCK_M;
 let last_key = last_position(row0, BLOCK_M);
 let q_head = params.q_base + entry.head * params.q_head_stride;
 let k_head = params.k_base + entry.kv_head * params.k_head_stride;

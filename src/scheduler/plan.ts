@@ -6,7 +6,7 @@ import type { BuiltIndex, IndexLayer } from '../index/layer.js';
 import { recordSlashTiles, slashTilesBytes, slashTilesShader } from '../index/slash_tiles.js';
 import { recordVerticalSlashIndex, verticalSlashWorkspaceBytes } from '../index/vertical_slash.js';
 import { recordXAttentionIndex, xAttentionWorkspaceBytes } from '../index/x_attention.js';
-import { type AttentionKernel, attentionParams, INDEX_BLOCK } from '../kernels/attention.js';
+import { type AttentionKernel, attentionGrid, attentionParams, headsFirst, INDEX_BLOCK } from '../kernels/attention.js';
 import { type ChosenKernel, chooseBandKernel, chooseKernel } from '../kernels/choose.js';
 import { mergeSplitsShader } from '../kernels/merge_splits.js';
 import { storageFormat } from '../kernels/shader_text.js';
@@ -362,6 +362,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         pass.split && wanted >= 2 ? chooseSplits(rows, wanted, slice.keys, splitRoom(rec, layer, options, group.heads)) : 1;
       const results = splits > 1 ? splitResults(rec, rows, splits) : undefined;
       const { shader } = (results && pass.split) || pass;
+      const byHeads = headsFirst(group.kernel, count * headCount, pass.fills);
       const to = results ?? { o, lse };
       const params = attentionParams({
         queries: layer.seqLen,
@@ -369,6 +370,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         queryOffset: layer.queryOffset,
         scale: layer.scale,
         rowTileEnd: slice.tileEnd,
+        headsFirst: byHeads,
         writesLse: writesLse || results !== undefined,
         windows: [q, k, v, to.o],
         lse: to.lse,
@@ -378,7 +380,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         stage: 'kernel',
         shader,
         bindings: [rec.constant(params), q.range, k.range, v.range, to.o.range, to.lse.range, pass.heads, index],
-        workgroups: [count, headCount, splits],
+        workgroups: attentionGrid(count, headCount, byHeads, splits),
         flops: slice.flops,
       });
       if (!results) continue;

@@ -20,7 +20,8 @@ const matrix = {
   ...f16,
   tier: 'matrix',
   matrix: shapes,
-  tilings: { matrix: { slash_band: { ...rest, subgroups: 8, keys: 16, pipelined: false, scorePad: 1 } } },
+  // Subgroups are of 128 here, so no workgroup may be smaller.
+  tilings: { matrix: { slash_band: { ...rest, subgroups: 8 }, block_sparse: rest } },
 } as const;
 const [buffer, o, own] = [0, 1, 2].map(() => device.createBuffer({ size: 2 ** 24, usage: 0x80 })) as [
   GPUBuffer,

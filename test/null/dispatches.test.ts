@@ -79,21 +79,22 @@ test('few rows that see many keys have their keys split, as far as workspace all
   // 66 workgroups for each of four heads fill a GPU; the results of 128 rows are merged 32 vec4 at a time.
   const rows = { seqLen: 128, queryOffset: 65_408 } as const;
   expect(shapes({ layer: rows })).toEqual([
-    ['dense', 2, 4, 33],
+    ['dense', 4, 2, 33],
     ['merge', (128 * 64) / 4 / 32, 4, 1],
   ]);
   const bytes = 4 * 128 * (64 * 2 + 4);
   const { dispatches, peakBytes } = plan({ layer: rows, workspaceLimit: 5 * bytes + 16 });
-  expect(dispatches[0]?.workgroups).toEqual([2, 4, 5]);
+  expect(dispatches[0]?.workgroups).toEqual([4, 2, 5]);
   expect(peakBytes).toBeLessThanOrEqual(5 * bytes + 16);
-  expect(shapes({ layer: rows, workspaceLimit: bytes + 16 })).toEqual([['dense', 2, 4, 1]]);
+  expect(shapes({ layer: rows, workspaceLimit: bytes + 16 })).toEqual([['dense', 4, 2, 1]]);
   // A kernel on matrices may have a multiprocessor to itself: then half as many are enough. (This device has too little memory for it.)
   device.pushErrorScope('validation');
-  expect(shapes({ layer: rows, matrix: 'shapes' })[0]).toEqual(['dense', 1, 4, 33]);
+  const alone = { ...rows, numHeads: 2, numKvHeads: 1, headDim: 128 };
+  expect(shapes({ layer: alone, matrix: 'shapes' })[0]).toEqual(['dense', 2, 1, 66]);
   expect((await device.popErrorScope())?.message).toContain('workgroup storage');
   // No split has fewer than 512 keys, and enough rows are not split.
-  expect(shapes({ layer: { seqLen: 128, kvLen: 1600, queryOffset: 1472 } })[0]).toEqual(['dense', 2, 4, 3]);
-  expect(shapes({})).toEqual([['dense', 128, 4, 1]]);
+  expect(shapes({ layer: { seqLen: 128, kvLen: 1600, queryOffset: 1472 } })[0]).toEqual(['dense', 4, 2, 3]);
+  expect(shapes({})).toEqual([['dense', 4, 128, 1]]);
   // The last rows of tri-shape see all keys, the others few.
   const patterns = { kind: 'tri_shape', initSize: 64, localSize: 512, lastSize: 64 } as const;
   expect(shapes({ layer: { patterns } })).toEqual([
@@ -101,6 +102,13 @@ test('few rows that see many keys have their keys split, as far as workspace all
     ['merge', (64 * 64) / 4 / 32, 4, 1],
     ['a_shape', 127, 4, 1],
   ]);
+});
+
+test('heavy rows of all dense heads come before light ones of any, unless there are many of either', () => {
+  const grid = (planned: Planned) => plan(planned).dispatches[0]?.workgroups;
+  expect(grid({ workgroups: 33 })).toEqual([4, 128, 1]);
+  expect(grid({ workgroups: 32 })).toEqual([128, 4, 1]);
+  expect(grid({ layer: { patterns: { kind: 'a_shape', initSize: 64, localSize: 512 } } })).toEqual([128, 4, 1]);
 });
 
 test('the results of splits are no buffer that a kernel also writes, however small they are', async () => {
@@ -117,12 +125,12 @@ test('heads that share keys take turns where none of them fills a workgroup', ()
   const shapes = (layer: Partial<AttentionLayer>) => plan({ layer }).dispatches.map(({ workgroups }) => workgroups);
   const chunk = { seqLen: 16, queryOffset: 65_520 };
   expect(shapes(chunk)[0]).toEqual([1, 1, 128]);
-  expect(shapes({ ...chunk, seqLen: 33, queryOffset: 65_503 })[0]).toEqual([3, 1, 88]);
-  expect(shapes({ ...chunk, numKvHeads: 4 })[0]).toEqual([1, 4, 66]);
+  expect(shapes({ ...chunk, seqLen: 33, queryOffset: 65_503 })[0]).toEqual([1, 3, 88]);
+  expect(shapes({ ...chunk, numKvHeads: 4 })[0]).toEqual([4, 1, 66]);
   // Other heads see other keys.
   const dense = { kind: 'dense' } as const;
   expect(shapes({ ...chunk, patterns: [dense, dense, dense, { kind: 'a_shape', initSize: 64, localSize: 512 }] })[0]).toEqual([
-    1, 3, 88,
+    3, 1, 88,
   ]);
 });
 

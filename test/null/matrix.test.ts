@@ -8,6 +8,7 @@ import {
   estimateRegisters,
   MATRIX_TILINGS,
   type MatrixTiling,
+  matrixBlockM,
   matrixWorkgroupBytes,
   tilingProblem,
 } from '../../src/kernels/matrix_config.js';
@@ -44,6 +45,14 @@ test('every tiling of the matrix tier compiles without a message', async () => {
     }
   }
   expect(count).toBeGreaterThan(300);
+  // What an H100 gets.
+  const limits = { maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
+  for (const kernel of KERNELS) {
+    for (const headDim of HEAD_DIMS) {
+      const tuned = chooseMatrixTiling({ shapes: MATRIX_SHAPES, limits, sync: 'subgroup' }, kernel, headDim);
+      await compile(kernel, headDim, tuned as MatrixTiling, 'f16-wide');
+    }
+  }
 });
 
 test('unsuitable tilings are refused by name', () => {
@@ -57,7 +66,6 @@ test('unsuitable tilings are refused by name', () => {
     queries: 'registers',
     staging: 'single',
     pipelined: false,
-    scorePad: 2,
   };
   const build =
     (kernel: (typeof KERNELS)[number], headDim: number, change: Partial<MatrixTiling> = {}) =>
@@ -75,6 +83,23 @@ test('unsuitable tilings are refused by name', () => {
   expect(build('dense', 64, { vFirst: true })).toThrow(/only pairs can ask for V first/);
   expect(build('dense', 64, { subgroups: 1, keys: 64 })).toThrow(/64 keys are more than 32 invocations/);
   expect(build('dense', 64, { keys: 64, staging: 'overlap-single' })).toThrow(/overlap-single staging/);
+});
+
+test('rows of a subgroup are as many as registers allow for heads of a size', () => {
+  const limits = { maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
+  const rows = (kernel: (typeof KERNELS)[number]) =>
+    HEAD_DIMS.map((headDim) => {
+      const t = chooseMatrixTiling({ shapes: MATRIX_SHAPES, limits }, kernel, headDim) as MatrixTiling;
+      return `${matrixBlockM(t)}/${16 * t.strips * (t.pairs ? 2 : 1)}`;
+    });
+  // Head sizes of 32, 64, 80, 96, 128 and 256: rows of a workgroup, and of a subgroup or a pair.
+  for (const kernel of ['dense', 'a_shape', 'slash_band'] as const)
+    expect(rows(kernel)).toEqual(['128/32', '128/32', '128/32', '128/32', '128/32', '64/16']);
+  expect(rows('block_sparse')).toEqual(['64/32', '64/32', '64/16', '64/16', '64/16', '64/16']);
+  expect(rows('vertical_slash')).toEqual(HEAD_DIMS.map(() => '64/16'));
+  // Scores of strips lie side by side and share their padding, so that two workgroups fit the 48 KiB of a multiprocessor.
+  const dense = chooseMatrixTiling({ shapes: MATRIX_SHAPES, limits, sync: 'subgroup' }, 'dense', 96) as MatrixTiling;
+  expect(matrixWorkgroupBytes('dense', 96, dense)).toBe(16 * (2 * (32 * 13 - 1) + 16 * 34 - 2));
 });
 
 test('a tiling that fits is chosen, or none', () => {

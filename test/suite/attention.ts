@@ -3,6 +3,7 @@ import type { DeviceProfile } from '../../src/device/profile.js';
 import {
   type AttentionKernel,
   type AttentionTiling,
+  attentionGrid,
   attentionShader,
   candidateTilings,
   chooseTiling,
@@ -58,7 +59,7 @@ interface AttentionRun {
   readonly lse?: boolean;
   /** Query rows to check; all unless given. */
   readonly rows?: readonly number[];
-  /** Submit heads and row tiles one dispatch each, as a scheduler may. */
+  /** A dispatch for every two tiles of rows, in turn with heads and with tiles along x. */
   readonly split?: boolean;
   /** Deal out the keys of a row among so many workgroups. */
   readonly splits?: number;
@@ -175,22 +176,20 @@ async function runAttention(ctx: SuiteContext, run: AttentionRun): Promise<{ o: 
   const { splits = 1 } = run;
   const call = attentionCall(recorder, input, { dtype, layout, splits });
   const writesLse = run.lse ?? false;
-  const record = (rowTileEnd: number, rowTiles: number, headStart: number, headCount: number): void => {
-    const bindings = call.bindings({ rowTileEnd, headStart, writesLse });
+  const record = (rowTileEnd: number, rowTiles: number, headsFirst = false): void => {
+    const bindings = call.bindings({ rowTileEnd, headsFirst, writesLse });
     recorder.dispatch({
       stage: 'kernel',
       shader,
       bindings: [...bindings, group > 1 ? firsts : entries, indexBuffer],
-      workgroups: [rowTiles, headCount, splits],
+      workgroups: attentionGrid(rowTiles, heads / group, headsFirst, splits),
     });
   };
   const tiles = Math.ceil((queries * group) / tiling.blockM);
   if (run.split) {
-    for (let head = 0; head < heads; head++) {
-      for (let tile = tiles; tile > 0; tile -= 2) record(tile, Math.min(2, tile), head, 1);
-    }
+    for (let tile = tiles; tile > 0; tile -= 2) record(tile, Math.min(2, tile), tile % 4 < 2);
   } else {
-    record(tiles, tiles, 0, heads / group);
+    record(tiles, tiles);
   }
   call.merge(entries, writesLse, storage);
   await gpuOf(device).pipelines.prepare([shader, mergeSplitsShader(headDim, storage)]);

@@ -9,7 +9,7 @@ import { type Layout, makeTensor, PLAIN, readTensor } from './tensors.js';
 /** What differs between the dispatches of a call. */
 interface DispatchPart {
   readonly rowTileEnd: number;
-  readonly headStart: number;
+  readonly headsFirst: boolean;
   readonly writesLse: boolean;
 }
 

@@ -7,7 +7,7 @@ import {
   SUBGROUP_SIZE,
 } from '../../src/device/subgroup_matrix.js';
 import { recordSlashTiles, type SlashTilesSizes } from '../../src/index/slash_tiles.js';
-import type { AttentionKernel } from '../../src/kernels/attention.js';
+import { type AttentionKernel, attentionGrid } from '../../src/kernels/attention.js';
 import { type MatrixStorage, matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
 import {
   MATRIX_TILINGS,
@@ -142,7 +142,7 @@ export interface MatrixRun {
   readonly storage?: MatrixStorage;
   readonly layout?: Layout;
   readonly lse?: boolean;
-  /** Submit heads and row tiles one dispatch each, as a scheduler may. */
+  /** A dispatch for every two tiles of rows, in turn with heads and with tiles along x. */
   readonly split?: boolean;
   /** Deal out the keys of a row among so many workgroups; the tiling must allow that. */
   readonly splits?: number;
@@ -202,27 +202,24 @@ export async function checkMatrix(ctx: SuiteContext, name: string, run: MatrixRu
     { shader, bank, indexed, writesLse }: typeof last,
     rowTileEnd: number,
     rowTiles: number,
-    headStart: number,
-    headCount: number,
+    headsFirst = false,
   ): void => {
-    const bindings = call.bindings({ rowTileEnd, headStart, writesLse });
+    const bindings = call.bindings({ rowTileEnd, headsFirst, writesLse });
     recorder.dispatch({
       stage: 'kernel',
       shader,
       bindings: [...bindings, ...indexed, ...bank],
-      workgroups: [rowTiles, headCount, splits],
+      workgroups: attentionGrid(rowTiles, heads / group, headsFirst, splits),
     });
   };
   await gpuOf(device).pipelines.prepare([...passes.map(({ shader }) => shader), mergeSplitsShader(headDim, 'f16')]);
   for (const each of passes) {
     const { tiles } = each;
     if (!run.split) {
-      record(each, tiles, tiles, 0, heads / group);
+      record(each, tiles, tiles);
       continue;
     }
-    for (let head = 0; head < heads; head++) {
-      for (let tile = tiles; tile > 0; tile -= 2) record(each, tile, Math.min(2, tile), head, 1);
-    }
+    for (let tile = tiles; tile > 0; tile -= 2) record(each, tile, Math.min(2, tile), tile % 4 < 2);
   }
   call.merge(recorder.constant(entryWords), run.lse ?? false, 'f16');
   submit(recorder);
@@ -278,7 +275,6 @@ function plainTiling(ctx: SuiteContext, sync: MatrixTiling['sync'] = 'workgroup'
     queries: 'registers',
     staging: 'single',
     pipelined: false,
-    scorePad: 1,
   };
 }
 
