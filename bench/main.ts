@@ -157,13 +157,17 @@ async function run(suite: string, options: Options): Promise<void> {
     await add(await runPeer(peer, cases, { ...options, folder: options.peers, seconds: options.partSeconds }));
   }
 
-  const file = merge(earlier, fresh);
+  await writeReport(path, merge(earlier, fresh));
+}
+
+/** Writes what people read of a result file, beside it: CSV, Markdown and plots. */
+async function writeReport(path: string, file: BenchFile): Promise<void> {
   write(`${path}.csv`, toCsv(file.rows));
   write(`${path}.md`, report(file));
   write(`${path}-curve.svg`, await costCurve(file));
   write(`${path}-bars.svg`, await bars(file));
   console.log(report(file));
-  console.log(`wrote ${path}.{json,csv,md}, ${path}-{curve,bars}.svg`);
+  console.log(`wrote ${path}.{csv,md}, ${path}-{curve,bars}.svg`);
 }
 
 const program = new Command('bench').description(
@@ -222,6 +226,11 @@ for (const suite of SUITES) {
     .option('--part-seconds <s>', 'seconds after which a peer begins no new case', Number, 300)
     .action((options: Options) => run(suite.name, options));
 }
+program
+  .command('report')
+  .description('tables and plots of a result file of the suites above, anew')
+  .argument('<file>', 'JSON')
+  .action((path: string) => writeReport(path.replace(/\.json$/, ''), JSON.parse(readFileSync(path, 'utf8')) as BenchFile));
 program
   .command('methods')
   .description('time, recall and density of every prefill method on one layer of planted heads')

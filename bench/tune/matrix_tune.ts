@@ -223,8 +223,8 @@ class Tuner {
     const d4 = this.#headDim / 4;
     const tiles = Math.ceil(w.seqLen / matrixBlockM(t));
     const fills = workgroupsToFill({ software: false }, matrixWorkgroupBytes(w.kernel, this.#headDim, t));
-    const byHeads = headsFirst(w.kernel, tiles * w.heads, fills);
     const { q, k, v, o } = this.#tensors;
+    const byHeads = headsFirst(tiles * w.heads, fills, 4 * w.heads * w.seqLen * this.#headDim);
     const packed = (buffer: GPUBuffer) => ({
       range: { buffer, offset: 0, size: buffer.size },
       ...{ base: 0, headStride: w.seqLen * d4, rowStride: d4 },

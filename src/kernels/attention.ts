@@ -200,14 +200,20 @@ export interface AttentionParams {
   readonly split?: { readonly count: number; readonly heads: number };
 }
 
+/** Keys and values that the second-level cache of a large GPU keeps more or less. */
+const CACHED_BYTES = 64 * 2 ** 20;
+
 /**
  * Whether the workgroups of a dispatch, in the order in which a GPU begins them, should be those of all heads for one tile of rows before
  * the next tile, not all tiles of a head first. With the heavy rows of all heads before the light ones of any, the last to finish are
- * light: where a device is filled less than 16 times, that counts (bench/NOTES.md). Other patterns have rows of one weight, and gain
- * more from neighbours that read the same keys.
+ * light: that counts where a device is filled only a few times over. But keys and values of all heads are then read at the same time,
+ * and should fit a cache (bench/NOTES.md).
+ *
+ * @param fills workgroups that fill the device
+ * @param bytes of the keys and values of all heads
  */
-export function headsFirst(kernel: AttentionKernel | 'slash_band', workgroups: number, fills: number): boolean {
-  return kernel === 'dense' && workgroups < 16 * fills;
+export function headsFirst(workgroups: number, fills: number, bytes: number): boolean {
+  return workgroups < 16 * fills && bytes <= CACHED_BYTES;
 }
 
 /** The workgroups of a dispatch in either order. */

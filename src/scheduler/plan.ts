@@ -10,7 +10,7 @@ import { type AttentionKernel, attentionGrid, attentionParams, headsFirst, INDEX
 import { type ChosenKernel, chooseBandKernel, chooseKernel } from '../kernels/choose.js';
 import { mergeSplitsShader } from '../kernels/merge_splits.js';
 import { storageFormat } from '../kernels/shader_text.js';
-import { bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
+import { BYTES, bindWindow, type Tensor, windowBytes } from '../kernels/tensor.js';
 import { packStaticIndex } from '../patterns/static.js';
 import { chooseSplits, type LseWindow, recordMerge, splitResults } from './splits.js';
 import type {
@@ -342,6 +342,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
       keys: (p, visible, row) => Math.max(64, estimateKeys(p, visible, layer, row) - (band ? bandKeys(p, visible) : 0)),
     },
   ];
+  const keyBytes = 2 * (last.kvHead + 1 - first.kvHead) * layer.kvLen * layer.headDim * BYTES[layer.k.dtype];
   const least = profile.matrix ? Math.ceil(workgroupsToFill(profile) / group.heads.length) : 1;
   for (const pass of passes) {
     const { blockM, writesLse, keys, headCount, index } = pass;
@@ -362,7 +363,7 @@ function recordAttention(rec: Recorder, layer: ResolvedLayer, options: PlanOptio
         pass.split && wanted >= 2 ? chooseSplits(rows, wanted, slice.keys, splitRoom(rec, layer, options, group.heads)) : 1;
       const results = splits > 1 ? splitResults(rec, rows, splits) : undefined;
       const { shader } = (results && pass.split) || pass;
-      const byHeads = headsFirst(group.kernel, count * headCount, pass.fills);
+      const byHeads = headsFirst(count * headCount, pass.fills, keyBytes);
       const to = results ?? { o, lse };
       const params = attentionParams({
         queries: layer.seqLen,

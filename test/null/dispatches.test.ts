@@ -98,17 +98,22 @@ test('few rows that see many keys have their keys split, as far as workspace all
   // The last rows of tri-shape see all keys, the others few.
   const patterns = { kind: 'tri_shape', initSize: 64, localSize: 512, lastSize: 64 } as const;
   expect(shapes({ layer: { patterns } })).toEqual([
-    ['a_shape', 1, 4, 66],
+    ['a_shape', 4, 1, 66],
     ['merge', (64 * 64) / 4 / 32, 4, 1],
-    ['a_shape', 127, 4, 1],
+    ['a_shape', 4, 127, 1],
   ]);
 });
 
-test('heavy rows of all dense heads come before light ones of any, unless there are many of either', () => {
+test('heavy rows of all heads come before light ones of any, unless the device is filled many times over or keys fit no cache', () => {
   const grid = (planned: Planned) => plan(planned).dispatches[0]?.workgroups;
   expect(grid({ workgroups: 33 })).toEqual([4, 128, 1]);
   expect(grid({ workgroups: 32 })).toEqual([128, 4, 1]);
-  expect(grid({ layer: { patterns: { kind: 'a_shape', initSize: 64, localSize: 512 } } })).toEqual([128, 4, 1]);
+  const long = { kvLen: 262_144, queryOffset: 253_952 };
+  expect(grid({ layer: long })).toEqual([4, 128, 1]);
+  expect(grid({ layer: { kvLen: 262_145, queryOffset: 253_953 } })).toEqual([128, 4, 1]);
+  const patterns = { kind: 'a_shape', initSize: 64, localSize: 512 } as const;
+  expect(grid({ layer: { patterns } })).toEqual([4, 128, 1]);
+  expect(grid({ layer: { patterns }, workgroups: 4 })).toEqual([128, 4, 1]);
 });
 
 test('the results of splits are no buffer that a kernel also writes, however small they are', async () => {
