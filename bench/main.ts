@@ -20,8 +20,8 @@ import { runMethods } from './methods.js';
 import { addModelCommand } from './model.js';
 import { type BenchCase, measureOurs } from './ours.js';
 import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
-import { bars, costCurve } from './plot.js';
-import { type BenchFile, merge, readEarlier, report, toCsv, toMarkdown, write } from './results.js';
+import { writeReport } from './report.js';
+import { type BenchFile, merge, readEarlier, toMarkdown, write } from './results.js';
 import { addSplitsCommand } from './splits.js';
 import { runTilings } from './tilings.js';
 import { addTuneCommand } from './tune/matrix_tune.js';
@@ -157,17 +157,7 @@ async function run(suite: string, options: Options): Promise<void> {
     await add(await runPeer(peer, cases, { ...options, folder: options.peers, seconds: options.partSeconds }));
   }
 
-  await writeReport(path, merge(earlier, fresh));
-}
-
-/** Writes what people read of a result file, beside it: CSV, Markdown and plots. */
-async function writeReport(path: string, file: BenchFile): Promise<void> {
-  write(`${path}.csv`, toCsv(file.rows));
-  write(`${path}.md`, report(file));
-  write(`${path}-curve.svg`, await costCurve(file));
-  write(`${path}-bars.svg`, await bars(file));
-  console.log(report(file));
-  console.log(`wrote ${path}.{csv,md}, ${path}-{curve,bars}.svg`);
+  console.log(await writeReport(path, merge(earlier, fresh)));
 }
 
 const program = new Command('bench').description(
@@ -230,7 +220,9 @@ program
   .command('report')
   .description('tables and plots of a result file of the suites above, anew')
   .argument('<file>', 'JSON')
-  .action((path: string) => writeReport(path.replace(/\.json$/, ''), JSON.parse(readFileSync(path, 'utf8')) as BenchFile));
+  .action(async (path: string) => {
+    console.log(await writeReport(path.replace(/\.json$/, ''), JSON.parse(readFileSync(path, 'utf8')) as BenchFile));
+  });
 program
   .command('methods')
   .description('time, recall and density of every prefill method on one layer of planted heads')

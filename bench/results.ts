@@ -47,6 +47,8 @@ export interface BenchFile<Row = BenchRow> {
   readonly ceilings: Readonly<Record<string, number>>;
   readonly rows: readonly Row[];
   readonly absent: readonly Absence[];
+  /** What a reader should know, such as rows of another run. */
+  readonly note?: string;
 }
 
 /** Reads the file of an earlier run on the same device and the same day; undefined when there is none. */
@@ -165,6 +167,6 @@ export function report(file: BenchFile): string {
 
 Software: ${list(file.software)}.
 Ceilings (TFLOPS; copy in GB/s): ${list(file.ceilings)}.
-
+${file.note ? `\n${file.note}\n` : ''}
 ${toMarkdown(order, file.ceilings)}${file.absent.map((a) => `\nAbsent: ${a.impl}, ${a.reason}\n`).join('')}`;
 }
