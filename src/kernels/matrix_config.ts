@@ -222,7 +222,13 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
     [32, 32, 'single'],
   ]),
   // 192 rows: more subgroups, fewer registers for each.
-  ...tilings(12, 1, 'registers', [[16, 16, 'overlap']]),
+  ...tilings(12, 1, 'registers', [
+    [64, 16, 'prefetch', 'pipelined'],
+    [32, 16, 'prefetch', 'pipelined'],
+    [16, 16, 'overlap'],
+  ]),
+  // The same in two workgroups a multiprocessor.
+  ...tilings(6, 1, 'registers', [[32, 16, 'prefetch', 'pipelined']]),
   // 128 rows, 32 for each subgroup: FlashAttention-2's shape.
   ...tilings(4, 2, 'registers', [
     [32, 16, 'prefetch', 'pipelined'],
@@ -254,7 +260,9 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
 
 /** 128 rows, 32 for each subgroup, two workgroups a multiprocessor: for heads small enough that all of this fits its registers. */
 const TWO_STRIPS: TilingShape = tiling(4, 2, 'registers', [32, 16, 'prefetch', 'pipelined']);
-/** 64 rows, 16 for each subgroup. */
+/** The same with 64 rows. */
+const TWO_STRIPS_64: TilingShape = tiling(2, 2, 'registers', [16, 16, 'overlap']);
+/** 64 rows, 16 for each subgroup: two workgroups a multiprocessor, or three with few keys. */
 const ONE_STRIP: TilingShape = tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']);
 const FEW_KEYS: TilingShape = tiling(4, 1, 'registers', [16, 16, 'prefetch']);
 /** For heads so large that no registers are left for what is fetched ahead. */
@@ -274,10 +282,10 @@ const SMALL_HEADS: Readonly<Record<MatrixKernel, Tuned>> = {
 
 /**
  * The tuned table: what `bench tune` found fastest on an H100 for heads of up to this size (bench/NOTES.md). Devices that lack a
- * shape, memory or registers for it take the first of {@link MATRIX_TILINGS} that suits.
+ * shape take their own first one, those that lack memory or registers the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: readonly { readonly upTo: number; readonly tilings: Readonly<Record<MatrixKernel, Tuned>> }[] = [
-  { upTo: 64, tilings: { ...SMALL_HEADS, block_sparse: in16x8(tiling(2, 2, 'registers', [16, 16, 'overlap'])) } },
+  { upTo: 64, tilings: { ...SMALL_HEADS, block_sparse: in16x8(TWO_STRIPS_64) } },
   { upTo: 96, tilings: SMALL_HEADS },
   {
     upTo: 128,
@@ -324,7 +332,8 @@ export function chooseMatrixTiling(device: MatrixDevice, kernel: MatrixKernel, h
   if (!shape) return undefined;
   const listed = ({ m, n, k }: MatrixShape): boolean => device.shapes.some((s) => s.m === m && s.n === n && s.k === k);
   const best = TUNED.find(({ upTo }) => headDim <= upTo)?.tilings[kernel];
-  const candidates = [...(best && listed(best.shape) ? [best] : []), ...MATRIX_TILINGS.map((t) => ({ ...t, shape }))];
+  const tuned = best ? [...(listed(best.shape) ? [best] : []), { ...best, shape }] : [];
+  const candidates = [...tuned, ...MATRIX_TILINGS.map((t) => ({ ...t, shape }))];
   return candidates
     .map((t): MatrixTiling => ({ ...t, sync: device.sync ?? 'workgroup' }))
     .find(

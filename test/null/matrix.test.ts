@@ -97,6 +97,9 @@ test('rows of a subgroup are as many as registers allow for heads of a size', ()
     expect(rows(kernel)).toEqual(['128/32', '128/32', '128/32', '128/32', '128/32', '64/16']);
   expect(rows('block_sparse')).toEqual(['64/32', '64/32', '64/16', '64/16', '64/16', '64/16']);
   expect(rows('vertical_slash')).toEqual(HEAD_DIMS.map(() => '64/16'));
+  // Devices with other matrices tile the same way.
+  const apple = chooseMatrixTiling({ shapes: [{ m: 8, n: 8, k: 8 }], limits }, 'dense', 64) as MatrixTiling;
+  expect([apple.strips, matrixBlockM(apple), apple.shape.m]).toEqual([2, 128, 8]);
   // Scores of strips lie side by side and share their padding, so that two workgroups fit the 48 KiB of a multiprocessor.
   const dense = chooseMatrixTiling({ shapes: MATRIX_SHAPES, limits, sync: 'subgroup' }, 'dense', 96) as MatrixTiling;
   expect(matrixWorkgroupBytes('dense', 96, dense)).toBe(16 * (2 * (32 * 13 - 1) + 16 * 34 - 2));
