@@ -107,27 +107,28 @@ const SMALL = 0.04;
 const BLOCK = 4106 * 256;
 
 /**
- * Bytes of random weights with mean 0 and this standard deviation. Of q4_k and q6_k, whose encoding is a search, the stored
- * integers are random.
+ * Bytes of random weights with mean 0 and this standard deviation. Of q4_k, q5_k and q6_k, whose encoding is a search,
+ * the stored integers are random.
  */
 export function randomBlock(random: Random, type: WeightType, deviation: number): Uint8Array<ArrayBuffer> {
   if (type === 'f32') return new Uint8Array(random.normals(BLOCK, deviation).buffer);
   if (type === 'f16') return new Uint8Array(new Float16Array(random.normals(BLOCK, deviation)).buffer); // quantize() takes seconds
-  if (type !== 'q4_k' && type !== 'q6_k') return quantize(type, random.normals(BLOCK, deviation));
+  if (type !== 'q4_k' && type !== 'q5_k' && type !== 'q6_k') return quantize(type, random.normals(BLOCK, deviation));
   const { elements, bytes } = BLOCK_LAYOUT[type];
   const block = Uint8Array.from({ length: (BLOCK / elements) * bytes }, () => random.integer(0, 255));
   const view = new DataView(block.buffer);
   for (let at = 0; at < block.length; at += bytes) {
-    if (type === 'q4_k') {
-      // Scales from 0 to 15, and minima equal to them: with dmin = 7.5 d, an element is d scale (q - 7.5).
+    if (type !== 'q6_k') {
+      // Scales from 0 to 15, and minima equal to them: with dmin = 7.5 d, an element is d scale (q - 7.5); of 5 bits, with 15.5.
+      const middle = type === 'q4_k' ? 7.5 : 15.5;
       for (let i = 4; i < 8; i++) {
         block[at + i] = random.integer(0, 15);
         block[at + 4 + i] = block[at + i] as number;
         block[at + 8 + i] = 17 * random.integer(0, 15);
       }
-      const d = deviation / Math.sqrt(77.5 * 21.25); // mean squares of scale and q - 7.5
+      const d = deviation / Math.sqrt(77.5 * ((middle * (middle + 1)) / 3)); // mean squares of scale and q - middle
       setFloat16(view, at, d, true);
-      setFloat16(view, at + 2, 7.5 * d, true);
+      setFloat16(view, at + 2, middle * d, true);
     } else {
       for (let i = 192; i < 208; i++) view.setInt8(at + i, random.integer(-8, 8));
       setFloat16(view, at + 208, deviation / Math.sqrt(24 * 341.5), true); // mean squares of scale and q - 32

@@ -119,7 +119,18 @@ export interface GemvTiling {
  * {@link GemvTiling.groups}, of columns that are a multiple of {@link COLUMN_MULTIPLE}, or of a block of 256. Those of 4 bits are
  * what shaders/model/runs_*.wgsl load.
  */
-const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = { f32: 2, f16: 2, q8_0: 2, q4_0: 4, q4_1: 4, q4_k: 4, q6_k: 2 };
+const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = {
+  f32: 2,
+  f16: 2,
+  q8_0: 2,
+  q4_0: 4,
+  q4_1: 4,
+  q5_0: 2,
+  q5_1: 2,
+  q4_k: 4,
+  q5_k: 2,
+  q6_k: 2,
+};
 
 /** The tiling for a type of weights. More rows a thread leave too few workgroups for an H100 where a matrix has 4,096. */
 export function gemvTiling(type: WeightType): GemvTiling {

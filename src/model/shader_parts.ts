@@ -12,9 +12,14 @@ import runsQ4K from '../../shaders/model/runs_q4_k.wgsl?raw';
 import weights from '../../shaders/model/weights.wgsl?raw';
 import weightsF16 from '../../shaders/model/weights_f16.wgsl?raw';
 import weightsF32 from '../../shaders/model/weights_f32.wgsl?raw';
+import weightsFifthBits from '../../shaders/model/weights_fifth_bits.wgsl?raw';
+import weightsKScales from '../../shaders/model/weights_k_scales.wgsl?raw';
 import weightsQ4_0 from '../../shaders/model/weights_q4_0.wgsl?raw';
 import weightsQ4_1 from '../../shaders/model/weights_q4_1.wgsl?raw';
 import weightsQ4K from '../../shaders/model/weights_q4_k.wgsl?raw';
+import weightsQ5_0 from '../../shaders/model/weights_q5_0.wgsl?raw';
+import weightsQ5_1 from '../../shaders/model/weights_q5_1.wgsl?raw';
+import weightsQ5K from '../../shaders/model/weights_q5_k.wgsl?raw';
 import weightsQ6K from '../../shaders/model/weights_q6_k.wgsl?raw';
 import weightsQ8_0 from '../../shaders/model/weights_q8_0.wgsl?raw';
 import weightsUnaligned from '../../shaders/model/weights_unaligned.wgsl?raw';
@@ -28,7 +33,10 @@ const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
   q8_0: [weightsQ8_0, weightsUnaligned],
   q4_0: [weightsQ4_0, weightsUnaligned],
   q4_1: [weightsQ4_1],
-  q4_k: [weightsQ4K],
+  q5_0: [weightsQ5_0, weightsFifthBits, weightsUnaligned],
+  q5_1: [weightsQ5_1, weightsFifthBits],
+  q4_k: [weightsQ4K, weightsKScales],
+  q5_k: [weightsQ5K, weightsKScales],
   q6_k: [weightsQ6K, weightsUnaligned],
 };
 

@@ -34,21 +34,42 @@ const DECODE: Readonly<Record<WeightType, Decode>> = {
     for (let i = 0; i < 32; i++) out[first + i] = d * nibble(view, at + 4, i, 16) + m;
   },
 
+  /** `f16 d; u32 h; u4 q[32]` in the order of q4_0, bit i of h above q_i: x_i = d (q_i - 16). */
+  q5_0: (view, at, out, first) => {
+    const d = getFloat16(view, at, true);
+    const high = view.getUint32(at + 2, true);
+    for (let i = 0; i < 32; i++) out[first + i] = d * (nibble(view, at + 6, i, 16) + 16 * bit(high, i) - 16);
+  },
+
+  /** `f16 d; f16 m; u32 h; u4 q[32]` in the order of q5_0: x_i = d q_i + m. */
+  q5_1: (view, at, out, first) => {
+    const d = getFloat16(view, at, true);
+    const m = getFloat16(view, at + 2, true);
+    const high = view.getUint32(at + 4, true);
+    for (let i = 0; i < 32; i++) out[first + i] = d * (nibble(view, at + 8, i, 16) + 16 * bit(high, i)) + m;
+  },
+
   /**
    * `f16 d; f16 dmin; u8 s[12]; u4 q[256]`: x_i = d scale_b q_i - dmin min_b with b = i / 32. Each 32 bytes of q hold two
    * sub-blocks b, the even one in the low nibbles. scale_b and min_b have 6 bits: those of b < 4 are the low bits of s_b and
    * s_(b+4); those of b >= 4 are the nibbles of s_(b+4), topped by the high bits of s_(b-4) and s_b.
    */
   q4_k: (view, at, out, first) => {
-    const d = getFloat16(view, at, true);
-    const dmin = getFloat16(view, at + 2, true);
-    const s = (j: number): number => view.getUint8(at + 4 + j);
     for (let b = 0; b < 8; b++) {
-      const scale = b < 4 ? s(b) & 63 : (s(b + 4) & 15) | ((s(b - 4) >> 6) << 4);
-      const min = b < 4 ? s(b + 4) & 63 : (s(b + 4) >> 4) | ((s(b) >> 6) << 4);
+      const { scale, min } = scaleOf(view, at, b);
       const q = at + 16 + 32 * (b >> 1);
+      for (let i = 0; i < 32; i++) out[first + 32 * b + i] = scale * nibble(view, q, 32 * (b & 1) + i, 32) - min;
+    }
+  },
+
+  /** `f16 d; f16 dmin; u8 s[12]; u8 h[32]; u4 q[256]` as q4_k, bit b of h_i above element i of sub-block b. */
+  q5_k: (view, at, out, first) => {
+    for (let b = 0; b < 8; b++) {
+      const { scale, min } = scaleOf(view, at, b);
+      const q = at + 48 + 32 * (b >> 1);
       for (let i = 0; i < 32; i++) {
-        out[first + 32 * b + i] = d * scale * nibble(view, q, 32 * (b & 1) + i, 32) - dmin * min;
+        const level = nibble(view, q, 32 * (b & 1) + i, 32) + 16 * bit(view.getUint8(at + 16 + i), b);
+        out[first + 32 * b + i] = scale * level - min;
       }
     }
   },
@@ -71,6 +92,18 @@ const DECODE: Readonly<Record<WeightType, Decode>> = {
   },
 };
 
+/** `d scale_b` and `dmin min_b` of sub-block b of a block of q4_k or q5_k. */
+function scaleOf(view: DataView, at: number, b: number): { readonly scale: number; readonly min: number } {
+  const s = (j: number): number => view.getUint8(at + 4 + j);
+  const scale = b < 4 ? s(b) & 63 : (s(b + 4) & 15) | ((s(b - 4) >> 6) << 4);
+  const min = b < 4 ? s(b + 4) & 63 : (s(b + 4) >> 4) | ((s(b) >> 6) << 4);
+  return { scale: getFloat16(view, at, true) * scale, min: getFloat16(view, at + 2, true) * min };
+}
+
+function bit(x: number, i: number): number {
+  return (x >>> i) & 1;
+}
+
 /** Element i of a run of nibbles of which the first `width` are the low ones of `width` bytes, and the next the high ones. */
 function nibble(view: DataView, at: number, i: number, width: number): number {
   const byte = view.getUint8(at + (i % width));
@@ -90,7 +123,7 @@ export function dequantize(type: WeightType, bytes: Uint8Array): Float64Array {
 }
 
 /** Types that {@link quantize} writes. */
-export type QuantizableType = 'f32' | 'f16' | 'q8_0' | 'q4_0' | 'q4_1';
+export type QuantizableType = 'f32' | 'f16' | 'q8_0' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1';
 
 /** Writes the block at byte `at` from its numbers `x`. */
 type Encode = (view: DataView, at: number, x: Float64Array) => void;
@@ -108,7 +141,7 @@ const ENCODE: Readonly<Record<QuantizableType, Encode>> = {
 
   /** d = -(x of the largest magnitude) / 8, so that this one gets the level -8. */
   q4_0: (view, at, x) => {
-    const d = storeHalf(view, at, x.reduce((best, value) => (Math.abs(value) > Math.abs(best) ? value : best), 0) / -8);
+    const d = storeHalf(view, at, largest(x) / -8);
     storeNibbles(view, at + 2, (i) => level(x[i] as number, d, 0, -8, 7) + 8);
   },
 
@@ -118,7 +151,25 @@ const ENCODE: Readonly<Record<QuantizableType, Encode>> = {
     const d = storeHalf(view, at, (Math.max(...x) - m) / 15);
     storeNibbles(view, at + 4, (i) => level(x[i] as number, d, m, 0, 15));
   },
+
+  /** d = -(x of the largest magnitude) / 16, so that this one gets the level -16. */
+  q5_0: (view, at, x) => {
+    const d = storeHalf(view, at, largest(x) / -16);
+    storeFiveBits(view, at + 2, (i) => level(x[i] as number, d, 0, -16, 15) + 16);
+  },
+
+  /** d = (max x - min x) / 31 and m = min x. */
+  q5_1: (view, at, x) => {
+    const m = storeHalf(view, at + 2, Math.min(...x));
+    const d = storeHalf(view, at, (Math.max(...x) - m) / 31);
+    storeFiveBits(view, at + 4, (i) => level(x[i] as number, d, m, 0, 31));
+  },
 };
+
+/** The number of the largest magnitude. */
+function largest(x: Float64Array): number {
+  return x.reduce((best, value) => (Math.abs(value) > Math.abs(best) ? value : best), 0);
+}
 
 /** Stores x as f16 and gives what was stored. */
 function storeHalf(view: DataView, at: number, x: number): number {
@@ -133,6 +184,14 @@ function level(x: number, d: number, m: number, least: number, most: number): nu
 
 function storeNibbles(view: DataView, at: number, q: (i: number) => number): void {
   for (let j = 0; j < 16; j++) view.setUint8(at + j, q(j) | (q(j + 16) << 4));
+}
+
+/** Fifth bits, then nibbles. */
+function storeFiveBits(view: DataView, at: number, q: (i: number) => number): void {
+  let high = 0;
+  for (let i = 0; i < 32; i++) high |= (q(i) >> 4) << i;
+  view.setUint32(at, high >>> 0, true);
+  storeNibbles(view, at + 4, (i) => q(i) & 15);
 }
 
 /** Numbers as stored weights, rounded to the nearest level of each block. */

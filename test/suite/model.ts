@@ -45,7 +45,7 @@ import {
   relativeError,
   worstRowError,
 } from '../../src/reference/oracle.js';
-import { dequantize, quantize } from '../../src/reference/quant.js';
+import { dequantize, type QuantizableType, quantize } from '../../src/reference/quant.js';
 import type { Random } from '../../src/reference/random.js';
 import type { HeadPattern } from '../../src/scheduler/types.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
@@ -115,7 +115,7 @@ export function randomWeights(
   random: Random,
   deviation = 0.5,
 ): Uint8Array<ArrayBuffer> {
-  if (type !== 'q4_k' && type !== 'q6_k') return quantize(type, random.normals(rows * columns, deviation));
+  if (type !== 'q4_k' && type !== 'q5_k' && type !== 'q6_k') return quantize(type, random.normals(rows * columns, deviation));
   const { elements, bytes } = BLOCK_LAYOUT[type];
   const blocks = (rows * columns) / elements;
   const out = Uint8Array.from({ length: blocks * bytes }, () => random.integer(0, 255));
@@ -124,7 +124,7 @@ export function randomWeights(
     const at = b * bytes;
     // f16 scales of about 1e-4 to 2e-3: subnormal ones are among them.
     const scale = (): number => random.integer(0x0200, 0x1400);
-    if (type === 'q4_k') {
+    if (type !== 'q6_k') {
       view.setUint16(at, scale(), true);
       view.setUint16(at + 2, scale(), true);
     } else {
@@ -481,7 +481,13 @@ export const opCases: SuiteCase[] = [
     name: 'product: weights with subnormal scales',
     run: async (ctx) => {
       const random = randomOf(ctx, 'subnormal');
-      for (const [type, deviation] of [['q8_0', 1e-3] as const, ['q4_0', 1e-4] as const, ['q4_1', 1e-4] as const]) {
+      for (const [type, deviation] of [
+        ['q8_0', 1e-3] as const,
+        ['q4_0', 1e-4] as const,
+        ['q4_1', 1e-4] as const,
+        ['q5_0', 1e-4] as const,
+        ['q5_1', 2e-4] as const,
+      ]) {
         for (const m of [1, 5]) {
           await checkProduct(ctx, random, { types: [type], m, rows: [19], k: 96, output: 'f32', deviation });
         }
@@ -610,7 +616,7 @@ export const opCases: SuiteCase[] = [
       const kernels = kernelsOf(ctx);
       const random = randomOf(ctx, 'swiglu product');
       // Every type, as many rows as the kernel for few does, and more where there are matrices; not whole workgroups.
-      const types = ['f16', 'f32', 'q8_0', 'q4_0', 'q4_1', 'q4_k', 'q6_k'] as const;
+      const types = TYPES;
       for (const [i, type] of types.entries()) {
         const unit = BLOCK_LAYOUT[type].elements === 256 ? 256 : 32;
         for (const [rows, inner, k] of [
@@ -797,7 +803,7 @@ function randomModel(
     const values = random.normals(count, name === 'embed.weight' ? 1 : 1 / Math.sqrt(columns ?? 1));
     if (name.endsWith('norm.weight')) values.forEach((x, i) => (values[i] = 1 + 0.2 * x));
     const type = columns === undefined ? 'f32' : random.pick(types);
-    const bytes = quantize(type as 'f32' | 'f16' | 'q8_0' | 'q4_0' | 'q4_1', values);
+    const bytes = quantize(type as QuantizableType, values);
     numbers.set(name, dequantize(type, bytes));
     weights.set(name, {
       name,

@@ -33,6 +33,25 @@ describe('blocks computed by hand', () => {
     expect([x[0], x[16], x[1]]).toEqual([0, 2.75, -1]);
   });
 
+  test('q5_0: bit i stands above the nibble of element i', () => {
+    // Bits 0 and 31 of four bytes: elements 0 and 31.
+    const x = dequantize('q5_0', block('q5_0', { 0: 2 }, { 2: 0x01, 5: 0x80, 6: 0xf1, 21: 0x40 }));
+    expect([x[0], x[16], x[15], x[31], x[1]]).toEqual([2, -2, -32, 8, -32]);
+  });
+
+  test('q5_1', () => {
+    const x = dequantize('q5_1', block('q5_1', { 0: 0.25, 2: -1 }, { 6: 0x01, 8: 0xf4 }));
+    expect([x[0], x[16], x[1]]).toEqual([0, 0.25 * 31 - 1, -1]);
+  });
+
+  test('q5_k', () => {
+    // As q4_k below, with bit 0 of byte 0 and bit 5 of byte 1 above elements 0 and 161.
+    const scales = { 4: 5, 8: 3, 5: 0x80, 9: 0x40, 13: 0xba };
+    const x = dequantize('q5_k', block('q5_k', { 0: 1, 2: 0.5 }, { ...scales, 16: 0x01, 17: 0x20, 48: 0x07, 113: 0xc0 }));
+    expect([x[0], x[1]]).toEqual([5 * 23 - 1.5, -1.5]);
+    expect([x[160], x[161]]).toEqual([-13.5, 42 * 28 - 13.5]);
+  });
+
   test('q4_k', () => {
     // Sub-block 0: scale 5, min 3. Sub-block 5: scale 0x2a = 10 + 2 * 16, min 0x1b = 11 + 1 * 16.
     const scales = { 4: 5, 8: 3, 5: 0x80, 9: 0x40, 13: 0xba };
@@ -69,6 +88,8 @@ describe('quantisers', () => {
     ['q8_0', 0.5 / 127 + 1e-3],
     ['q4_0', 1 / 8 + 1e-3],
     ['q4_1', 0.5 / 7.5 + 2e-3],
+    ['q5_0', 1 / 16 + 1e-3],
+    ['q5_1', 0.5 / 15.5 + 2e-3],
   ];
   for (const [type, bound] of bounds) {
     test(`${type} keeps random numbers within its step`, () => {
@@ -84,12 +105,12 @@ describe('quantisers', () => {
         }
       }
       // What is stored already is stored the same again.
-      if (type !== 'q4_1') expect(dequantize(type, quantize(type, back))).toEqual(back);
+      if (type !== 'q4_1' && type !== 'q5_1') expect(dequantize(type, quantize(type, back))).toEqual(back);
     });
   }
 
   test('zeros stay zeros', () => {
-    for (const type of ['q8_0', 'q4_0', 'q4_1'] as const) {
+    for (const type of ['q8_0', 'q4_0', 'q4_1', 'q5_0', 'q5_1'] as const) {
       expect(dequantize(type, quantize(type, new Float32Array(32))).every((x) => x === 0)).toBe(true);
     }
   });

@@ -1,0 +1,26 @@
+// Weights [n, k] in blocks of 32 and 22 bytes: f16 d, 32 bits that are the highest ones of elements 0 to 31, then 16 bytes whose low
+// nibbles are elements 0 to 15 and whose high nibbles are elements 16 to 31.   w_i = d (x_i - 16)
+@group(0) @binding(1) var<storage, read> weights: array<u32>;
+
+const SPAN: u32 = 4u;
+const SCALED: u32 = 1u;
+const HAS_MINIMUM: u32 = 0u;
+
+fn block_of(row: u32, group: u32) -> u32 {
+  return (row * (params.k / 32u) + group / 4u) * 22u;
+}
+
+fn load_scale(row: u32, group: u32) -> Scale {
+  return Scale(half_at(block_of(row, group)), 0.0);
+}
+
+fn load_quants(row: u32, group: u32) -> Eight {
+  let block = block_of(row, group);
+  let bits = word_at(block + 2u) >> (8u * (group % 4u));
+  let at = block + 6u + 8u * (group % 2u);
+  let shift = 2u * (group & 2u);
+  return Eight(
+    bytes(five_bits(word_at(at) >> shift, bits), 16.0),
+    bytes(five_bits(word_at(at + 4u) >> shift, bits >> 4u), 16.0),
+  );
+}
