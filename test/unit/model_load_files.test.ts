@@ -434,6 +434,14 @@ describe('config.json', () => {
     expect(of({ model_type: 'phi3', sliding_window: 200 }).slidingWindow).toBeUndefined();
   });
 
+  test('mistral is llama, with a window unless the file says null', () => {
+    const llama = of({});
+    expect(of({ model_type: 'mistral', sliding_window: null })).toEqual(llama);
+    expect(of({ model_type: 'mistral', sliding_window: 100 })).toEqual({ ...llama, slidingWindow: 100 });
+    expect(of({ model_type: 'mistral', max_position_embeddings: 32_768 }).slidingWindow).toBe(4096);
+    expect(of({ sliding_window: 100 })).toEqual(llama);
+  });
+
   test('defaults, stop ids and templates', () => {
     expect(of({ tie_word_embeddings: undefined }, true).tieEmbeddings).toBe(false);
     expect(of({ tie_word_embeddings: undefined }, false).tieEmbeddings).toBe(true);

@@ -14,6 +14,11 @@ export interface HfDescription {
   readonly template?: string;
 }
 
+/** Other names of architectures: Mistral is Llama, in some models with a window. */
+const ALIASES: Readonly<Record<string, Architecture>> = { mistral: 'llama' };
+/** The window of a Mistral whose file says none; null says that there is none. */
+const MISTRAL_WINDOW = 4096;
+
 /**
  * The configuration that `config.json` and its companions describe.
  *
@@ -22,8 +27,9 @@ export interface HfDescription {
 export function configFromHf(files: HfDescription, hasHead: boolean): ModelConfig {
   if (!isRecord(files.config)) throw unsupported('config.json', files.config, 'a JSON object');
   const f = Fields.of('config.json: ', files.config);
-  const architecture = f.text('model_type') as Architecture;
-  if (!ARCHITECTURES.includes(architecture)) throw f.error('model_type', ARCHITECTURES.join(', '));
+  const type = f.text('model_type') ?? '';
+  const architecture = (ALIASES[type] ?? type) as Architecture;
+  if (!ARCHITECTURES.includes(architecture)) throw f.error('model_type', [...ARCHITECTURES, ...Object.keys(ALIASES)].join(', '));
   f.only('hidden_act', 'silu');
   f.only('mlp_bias', false);
   f.only('use_sliding_window', false);
@@ -38,8 +44,10 @@ export function configFromHf(files: HfDescription, hasHead: boolean): ModelConfi
   const positions = f.count('max_position_embeddings');
   const rope = ropeOf(f, headDim, positions);
   const contextLength = contextOf(rope.scaling, positions);
-  // Only phi3's window applies here: the others have it switched off (checked above) or lack it.
-  const window = architecture === 'phi3' ? f.optionalCount('sliding_window') : undefined;
+  // Other windows do not apply: they are switched off (checked above), or the architecture lacks them.
+  const windowed = type === 'phi3' || type === 'mistral';
+  const unsaid = type === 'mistral' && f.raw('sliding_window') === undefined;
+  const window = unsaid ? MISTRAL_WINDOW : windowed ? f.optionalCount('sliding_window') : undefined;
 
   const generation = isRecord(files.generation) ? Fields.of('generation_config.json: ', files.generation) : undefined;
   const stops = [...idsOf(f, 'eos_token_id'), ...(generation ? idsOf(generation, 'eos_token_id') : [])];
