@@ -60,9 +60,11 @@ interface IndexedGroup {
 /**
  * Records everything that a layer needs: for each group of heads with one pattern, its index and then its
  * attention kernel, cut into dispatches of about `dispatchFlops`. With `keepIndices` the index buffers
- * stay acquired, so that they can be read back; otherwise later groups reuse them.
+ * stay acquired, so that they can be read back; otherwise later groups reuse them, and heads whose pattern
+ * would keep everything are dense, without an index.
  */
-export function planLayer(rec: Recorder, layer: ResolvedLayer, options: PlanOptions, keepIndices = false): LayerPlan {
+export function planLayer(rec: Recorder, asked: ResolvedLayer, options: PlanOptions, keepIndices = false): LayerPlan {
+  const layer = keepIndices ? asked : { ...asked, patterns: asked.patterns.map((p) => (keepsEverything(p, asked) ? DENSE : p)) };
   const planned: PlannedHead[] = [];
   let indexBytes = 0;
   for (const heads of groupHeads(rec.device, layer, options)) {
@@ -75,6 +77,25 @@ export function planLayer(rec: Recorder, layer: ResolvedLayer, options: PlanOpti
   }
   planned.sort((a, b) => a.head - b.head);
   return { heads: planned, indexBytes };
+}
+
+const DENSE = { kind: 'dense' } as const;
+
+/** Whether a pattern keeps every key that a row of the layer sees, whatever its index would be. */
+function keepsEverything(pattern: HeadPattern, { seqLen, kvLen, queryOffset }: ResolvedLayer): boolean {
+  const visible = queryOffset + seqLen;
+  switch (pattern.kind) {
+    case 'a_shape':
+      return pattern.initSize + pattern.localSize >= visible;
+    case 'tri_shape':
+      return pattern.initSize + pattern.localSize >= visible || pattern.lastSize >= seqLen;
+    case 'vertical_slash':
+      return pattern.verticalSize >= kvLen || pattern.slashSize >= kvLen;
+    case 'block_sparse':
+      return pattern.topK * INDEX_BLOCK >= visible;
+    default:
+      return pattern.kind === 'dense';
+  }
 }
 
 /** Records the index builders of a layer only, and keeps the index buffers acquired. */
@@ -512,9 +533,9 @@ export function attentionShaders(
   kinds: readonly HeadPattern['kind'][],
   groupSize = 1,
 ) {
-  // As for tensors without padding.
+  // As for tensors without padding; short prompts are dense where a pattern keeps everything.
   const kernels = kinds.flatMap((kind): AttentionKernel[] =>
-    kind === 'flex_prefill' ? ['vertical_slash', 'block_sparse'] : [kernelOf(kind)],
+    kind === 'flex_prefill' ? ['vertical_slash', 'block_sparse'] : ['dense', kernelOf(kind)],
   );
   const band = kernels.includes('vertical_slash') ? chooseBandKernel(profile, headDim, dtype, []) : undefined;
   const chosen = [...new Set(kernels)].flatMap((kernel) =>

@@ -10,7 +10,7 @@ import { LanguageModel } from '../../src/model/runtime.js';
 import type { ModelConfig } from '../../src/model/types.js';
 import { planLayer } from '../../src/scheduler/plan.js';
 import { SparsePrefill } from '../../src/scheduler/prefill.js';
-import type { AttentionLayer } from '../../src/scheduler/types.js';
+import type { AttentionLayer, HeadPattern } from '../../src/scheduler/types.js';
 import { resolveLayer } from '../../src/scheduler/validate.js';
 
 const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
@@ -114,6 +114,34 @@ test('heavy rows of all heads come before light ones of any, unless the device i
   const patterns = { kind: 'a_shape', initSize: 64, localSize: 512 } as const;
   expect(grid({ layer: { patterns } })).toEqual([4, 128, 1]);
   expect(grid({ layer: { patterns }, workgroups: 4 })).toEqual([128, 4, 1]);
+});
+
+test('heads whose pattern keeps everything are dense, together and without an index', () => {
+  const short = { seqLen: 4096, kvLen: 4096, queryOffset: 0 };
+  const names = (patterns: AttentionLayer['patterns']) =>
+    plan({ layer: { ...short, patterns } }).dispatches.map(({ label }) => label.split(' ')[0]);
+  const all = [
+    { kind: 'vertical_slash', verticalSize: 1000, slashSize: 4096 },
+    { kind: 'block_sparse', topK: 64 },
+    { kind: 'a_shape', initSize: 96, localSize: 4000 },
+    { kind: 'tri_shape', initSize: 0, localSize: 64, lastSize: 4096 },
+  ] as const;
+  expect(names(all)).toEqual(['dense']);
+  const last = [
+    { kind: 'vertical_slash', verticalSize: 4095, slashSize: 4095 },
+    { kind: 'block_sparse', topK: 63 },
+    { kind: 'a_shape', initSize: 96, localSize: 3999 },
+    { kind: 'tri_shape', initSize: 0, localSize: 64, lastSize: 4095 },
+  ] as const;
+  const kernels = names(last).filter((name) => ['dense', 'vertical_slash', 'block_sparse', 'a_shape'].includes(name ?? ''));
+  expect(new Set(kernels)).toEqual(new Set(['vertical_slash', 'block_sparse', 'a_shape']));
+  // Keys behind the last row count as diagonals, but not as blocks.
+  const behind = { ...short, kvLen: 5000 };
+  const kinds = (pattern: HeadPattern) =>
+    plan({ layer: { ...behind, patterns: pattern } })
+      .dispatches.at(-1)
+      ?.label.split(' ')[0];
+  expect([kinds(all[0]), kinds(all[1])]).toEqual(['vertical_slash', 'dense']);
 });
 
 test('the results of splits are no buffer that a kernel also writes, however small they are', async () => {
