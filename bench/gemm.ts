@@ -36,7 +36,7 @@ import {
 import { BLOCK_LAYOUT, type WeightType } from '../src/model/types.js';
 import { product } from '../src/reference/model.js';
 import { relativeError } from '../src/reference/oracle.js';
-import { dequantize } from '../src/reference/quant.js';
+import { dequantize, HALVES_AT } from '../src/reference/quant.js';
 import { Random } from '../src/reference/random.js';
 import { encodeSteps, StageTimer } from '../src/scheduler/submit.js';
 import { measureCeilings } from './ceilings.js';
@@ -226,7 +226,7 @@ class GemmBench {
     const out = Uint8Array.from({ length: blocks * bytes }, () => this.#random.integer(0, 255));
     const view = new DataView(out.buffer);
     // f16 scales of about 1e-3.
-    const scales = { q8_0: [0], q4_0: [0], q4_1: [0, 2], q5_0: [0], q5_1: [0, 2], q4_k: [0, 2], q5_k: [0, 2], q6_k: [208] }[type];
+    const scales = HALVES_AT[type];
     for (let b = 0; b < blocks; b++)
       for (const at of scales) view.setUint16(b * bytes + at, this.#random.integer(0x1000, 0x1600), true);
     return out;

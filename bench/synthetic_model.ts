@@ -9,7 +9,7 @@ import {
   type WeightType,
   weightShapes,
 } from '../src/model/types.js';
-import { quantize } from '../src/reference/quant.js';
+import { isQuantizable, quantize } from '../src/reference/quant.js';
 import { deriveSeed, Random } from '../src/reference/random.js';
 
 /** All have biases of queries and keys, for the sake of {@link syntheticModel}. */
@@ -107,18 +107,34 @@ const SMALL = 0.04;
 const BLOCK = 4106 * 256;
 
 /**
- * Bytes of random weights with mean 0 and this standard deviation. Of q4_k, q5_k and q6_k, whose encoding is a search,
- * the stored integers are random.
+ * Bytes of random weights with mean 0 and this standard deviation. Where encoding is a search, the stored integers are
+ * random.
  */
 export function randomBlock(random: Random, type: WeightType, deviation: number): Uint8Array<ArrayBuffer> {
   if (type === 'f32') return new Uint8Array(random.normals(BLOCK, deviation).buffer);
   if (type === 'f16') return new Uint8Array(new Float16Array(random.normals(BLOCK, deviation)).buffer); // quantize() takes seconds
-  if (type !== 'q4_k' && type !== 'q5_k' && type !== 'q6_k') return quantize(type, random.normals(BLOCK, deviation));
+  if (isQuantizable(type)) return quantize(type, random.normals(BLOCK, deviation));
   const { elements, bytes } = BLOCK_LAYOUT[type];
   const block = Uint8Array.from({ length: (BLOCK / elements) * bytes }, () => random.integer(0, 255));
   const view = new DataView(block.buffer);
   for (let at = 0; at < block.length; at += bytes) {
-    if (type !== 'q6_k') {
+    if (type === 'q2_k') {
+      // Minima equal to the scales.
+      for (let i = 0; i < 16; i++) block[at + i] = 17 * random.integer(0, 15);
+      const d = deviation / Math.sqrt(77.5 * 1.25); // mean squares of scale and q - 1.5
+      setFloat16(view, at + 80, d, true);
+      setFloat16(view, at + 82, 1.5 * d, true);
+    } else if (type === 'q3_k') {
+      // Levels from -3 to 3: from -4 on they would have a mean.
+      block.fill(0, at, at + 96);
+      for (let i = 0; i < 256; i++) {
+        const level = random.integer(1, 7);
+        const [low, high] = [at + 32 + 32 * (i >> 7) + (i & 31), at + (i & 31)];
+        block[low] = (block[low] as number) | ((level & 3) << (2 * ((i >> 5) & 3)));
+        block[high] = (block[high] as number) | ((level >> 2) << (i >> 5));
+      }
+      setFloat16(view, at + 108, deviation / Math.sqrt(341.5 * 4), true); // mean squares of scale - 32 and level
+    } else if (type !== 'q6_k') {
       // Scales from 0 to 15, and minima equal to them: with dmin = 7.5 d, an element is d scale (q - 7.5); of 5 bits, with 15.5.
       const middle = type === 'q4_k' ? 7.5 : 15.5;
       for (let i = 4; i < 8; i++) {

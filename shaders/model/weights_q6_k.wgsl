@@ -13,9 +13,7 @@ fn block_of(row: u32, group: u32) -> u32 {
 
 fn load_scale(row: u32, group: u32) -> Scale {
   let block = block_of(row, group);
-  let at = block + 192u + group % 32u / 2u;
-  let byte = (word_at(at & ~1u) >> (8u * (at & 1u))) & 255u;
-  return Scale(half_at(block + 208u) * (whole(byte ^ 128u) - 128.0), 0.0);
+  return Scale(half_at(block + 208u) * (whole(byte_at(block + 192u + group % 32u / 2u) ^ 128u) - 128.0), 0.0);
 }
 
 fn load_quants(row: u32, group: u32) -> Eight {

@@ -127,6 +127,8 @@ const GEMV_GROUPS: Readonly<Record<WeightType, 2 | 4>> = {
   q4_1: 4,
   q5_0: 2,
   q5_1: 2,
+  q2_k: 2,
+  q3_k: 2,
   q4_k: 4,
   q5_k: 2,
   q6_k: 2,

@@ -14,6 +14,8 @@ import weightsF16 from '../../shaders/model/weights_f16.wgsl?raw';
 import weightsF32 from '../../shaders/model/weights_f32.wgsl?raw';
 import weightsFifthBits from '../../shaders/model/weights_fifth_bits.wgsl?raw';
 import weightsKScales from '../../shaders/model/weights_k_scales.wgsl?raw';
+import weightsQ2K from '../../shaders/model/weights_q2_k.wgsl?raw';
+import weightsQ3K from '../../shaders/model/weights_q3_k.wgsl?raw';
 import weightsQ4_0 from '../../shaders/model/weights_q4_0.wgsl?raw';
 import weightsQ4_1 from '../../shaders/model/weights_q4_1.wgsl?raw';
 import weightsQ4K from '../../shaders/model/weights_q4_k.wgsl?raw';
@@ -35,6 +37,8 @@ const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
   q4_1: [weightsQ4_1],
   q5_0: [weightsQ5_0, weightsFifthBits, weightsUnaligned],
   q5_1: [weightsQ5_1, weightsFifthBits],
+  q2_k: [weightsQ2K],
+  q3_k: [weightsQ3K, weightsUnaligned],
   q4_k: [weightsQ4K, weightsKScales],
   q5_k: [weightsQ5K, weightsKScales],
   q6_k: [weightsQ6K, weightsUnaligned],

@@ -96,7 +96,7 @@ export interface ModelConfig {
  * Storage of a weight: plain little-endian numbers, or the blocks of the GGUF format (bit layouts in `reference/quant.ts`), row
  * after row, each row a whole number of blocks.
  */
-export type WeightType = 'f32' | 'f16' | 'q8_0' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q4_k' | 'q5_k' | 'q6_k';
+export type WeightType = 'f32' | 'f16' | 'q8_0' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q2_k' | 'q3_k' | 'q4_k' | 'q5_k' | 'q6_k';
 
 /** Elements and bytes of a block of each type. */
 export const BLOCK_LAYOUT: Readonly<Record<WeightType, { readonly elements: number; readonly bytes: number }>> = {
@@ -107,6 +107,8 @@ export const BLOCK_LAYOUT: Readonly<Record<WeightType, { readonly elements: numb
   q4_1: { elements: 32, bytes: 20 },
   q5_0: { elements: 32, bytes: 22 },
   q5_1: { elements: 32, bytes: 24 },
+  q2_k: { elements: 256, bytes: 84 },
+  q3_k: { elements: 256, bytes: 110 },
   q4_k: { elements: 256, bytes: 144 },
   q5_k: { elements: 256, bytes: 176 },
   q6_k: { elements: 256, bytes: 210 },

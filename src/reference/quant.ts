@@ -50,6 +50,37 @@ const DECODE: Readonly<Record<WeightType, Decode>> = {
   },
 
   /**
+   * `u8 s[16]; u2 q[256]; f16 d; f16 dmin`: x_i = d (s_b & 15) q_i - dmin (s_b >> 4) with b = i / 16. Each half (128 elements) owns 32
+   * bytes of q; its quarter g (32 elements) is at bit 2 g of them.
+   */
+  q2_k: (view, at, out, first) => {
+    const d = getFloat16(view, at + 80, true);
+    const dmin = getFloat16(view, at + 82, true);
+    for (let i = 0; i < 256; i++) {
+      const s = view.getUint8(at + (i >> 4));
+      const q = (view.getUint8(at + 16 + 32 * (i >> 7) + (i & 31)) >> (2 * ((i >> 5) & 3))) & 3;
+      out[first + i] = d * (s & 15) * q - dmin * (s >> 4);
+    }
+  },
+
+  /**
+   * `u8 h[32]; u2 q[256]; u8 s[12]; f16 d`: x_i = d (scale_(i/16) - 32) (q_i - 4), q_i of 3 bits: the two of q2_k's order, and above them
+   * bit i / 32 of h_(i mod 32). The low nibbles of s_0 to s_7 are those of scales 0 to 7, the high ones those of 8 to 15; two bits above
+   * them are bits 2 (b / 4) of s_(8 + b mod 4).
+   */
+  q3_k: (view, at, out, first) => {
+    const d = getFloat16(view, at + 108, true);
+    for (let i = 0; i < 256; i++) {
+      const b = i >> 4;
+      const low = (view.getUint8(at + 96 + (b & 7)) >> (4 * (b >> 3))) & 15;
+      const high = (view.getUint8(at + 104 + (b & 3)) >> (2 * (b >> 2))) & 3;
+      const q = (view.getUint8(at + 32 + 32 * (i >> 7) + (i & 31)) >> (2 * ((i >> 5) & 3))) & 3;
+      const level = q + 4 * bit(view.getUint8(at + (i & 31)), i >> 5) - 4;
+      out[first + i] = d * (low + 16 * high - 32) * level;
+    }
+  },
+
+  /**
    * `f16 d; f16 dmin; u8 s[12]; u4 q[256]`: x_i = d scale_b q_i - dmin min_b with b = i / 32. Each 32 bytes of q hold two
    * sub-blocks b, the even one in the low nibbles. scale_b and min_b have 6 bits: those of b < 4 are the low bits of s_b and
    * s_(b+4); those of b >= 4 are the nibbles of s_(b+4), topped by the high bits of s_(b-4) and s_b.
@@ -124,6 +155,25 @@ export function dequantize(type: WeightType, bytes: Uint8Array): Float64Array {
 
 /** Types that {@link quantize} writes. */
 export type QuantizableType = 'f32' | 'f16' | 'q8_0' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1';
+
+/** Whether {@link quantize} writes a type: of the others encoding is a search. */
+export function isQuantizable(type: WeightType): type is QuantizableType {
+  return Object.hasOwn(ENCODE, type);
+}
+
+/** Bytes of a block at which its f16 scales and minima lie. */
+export const HALVES_AT: Readonly<Record<Exclude<WeightType, 'f32' | 'f16'>, readonly number[]>> = {
+  q8_0: [0],
+  q4_0: [0],
+  q4_1: [0, 2],
+  q5_0: [0],
+  q5_1: [0, 2],
+  q2_k: [80, 82],
+  q3_k: [108],
+  q4_k: [0, 2],
+  q5_k: [0, 2],
+  q6_k: [208],
+};
 
 /** Writes the block at byte `at` from its numbers `x`. */
 type Encode = (view: DataView, at: number, x: Float64Array) => void;

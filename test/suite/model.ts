@@ -45,7 +45,7 @@ import {
   relativeError,
   worstRowError,
 } from '../../src/reference/oracle.js';
-import { dequantize, type QuantizableType, quantize } from '../../src/reference/quant.js';
+import { dequantize, HALVES_AT, isQuantizable, type QuantizableType, quantize } from '../../src/reference/quant.js';
 import type { Random } from '../../src/reference/random.js';
 import type { HeadPattern } from '../../src/scheduler/types.js';
 import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.js';
@@ -115,7 +115,7 @@ export function randomWeights(
   random: Random,
   deviation = 0.5,
 ): Uint8Array<ArrayBuffer> {
-  if (type !== 'q4_k' && type !== 'q5_k' && type !== 'q6_k') return quantize(type, random.normals(rows * columns, deviation));
+  if (isQuantizable(type)) return quantize(type, random.normals(rows * columns, deviation));
   const { elements, bytes } = BLOCK_LAYOUT[type];
   const blocks = (rows * columns) / elements;
   const out = Uint8Array.from({ length: blocks * bytes }, () => random.integer(0, 255));
@@ -124,12 +124,10 @@ export function randomWeights(
     const at = b * bytes;
     // f16 scales of about 1e-4 to 2e-3: subnormal ones are among them.
     const scale = (): number => random.integer(0x0200, 0x1400);
-    if (type !== 'q6_k') {
-      view.setUint16(at, scale(), true);
-      view.setUint16(at + 2, scale(), true);
-    } else {
-      view.setUint16(at + 208, scale() | (random.integer(0, 1) << 15), true);
-    }
+    // Those with no minimum may be negative.
+    const [scaleAt, minimumAt] = HALVES_AT[type] as readonly [number, number?];
+    view.setUint16(at + scaleAt, scale() | (minimumAt === undefined ? random.integer(0, 1) << 15 : 0), true);
+    if (minimumAt !== undefined) view.setUint16(at + minimumAt, scale(), true);
   }
   return out;
 }

@@ -285,7 +285,7 @@ test('q and k of a llama GGUF score as the file means it', async () => {
 
 describe('quantised tensors of GGUF files', () => {
   /** Numbers of the types in GGUF. */
-  const types = { q4_0: 2, q4_1: 3, q5_0: 6, q5_1: 7, q8_0: 8, q4_k: 12, q5_k: 13, q6_k: 14 } as const;
+  const types = { q4_0: 2, q4_1: 3, q5_0: 6, q5_1: 7, q8_0: 8, q2_k: 10, q3_k: 11, q4_k: 12, q5_k: 13, q6_k: 14 } as const;
   for (const [type, number] of Object.entries(types) as [keyof typeof types, number][]) {
     for (const architecture of ['llama', 'phi3'] as const) {
       test(`${type} of a ${architecture} model`, async () => {
@@ -560,7 +560,7 @@ describe('GGUF metadata', () => {
     [
       'a tensor type',
       {},
-      { 'blk.1.ffn_up.weight': { shape: [96, 64], type: 10, bytes: new Uint8Array(64) } },
+      { 'blk.1.ffn_up.weight': { shape: [96, 64], type: 20, bytes: new Uint8Array(64) } },
       'type of tensor blk.1.ffn_up.weight',
     ],
     [

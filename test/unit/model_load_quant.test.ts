@@ -52,6 +52,22 @@ describe('blocks computed by hand', () => {
     expect([x[160], x[161]]).toEqual([-13.5, 42 * 28 - 13.5]);
   });
 
+  test('q2_k', () => {
+    // Elements 0 and 128 + 64 + 3: bits 0 of byte 0, and bits 4 of byte 32 + 3; groups 0 and 12.
+    const x = dequantize('q2_k', block('q2_k', { 80: 2, 82: 0.5 }, { 0: 0x35, 12: 0x07, 16: 0x03, 51: 0x20 }));
+    expect([x[0], x[1], x[16]]).toEqual([2 * 5 * 3 - 1.5, -1.5, 0]);
+    expect([x[195], x[196]]).toEqual([2 * 7 * 2, 0]);
+  });
+
+  test('q3_k', () => {
+    // Scale 0: low nibble of byte 96 and bits 0 of byte 104, 9 + 16 * 2. Scale 13: high nibble of byte 101 and bits 6 of byte 105, 4 + 48.
+    const scales = { 96: 0x09, 104: 0x02, 101: 0x40, 105: 0xc0 };
+    // Element 0: bits 0 of byte 32, and bit 0 of byte 0. Element 128 + 64 + 16 + 2: bits 4 of byte 64 + 18, and bit 6 of byte 18.
+    const x = dequantize('q3_k', block('q3_k', { 108: 0.5 }, { ...scales, 0: 0x01, 32: 0x03, 18: 0x40, 82: 0x10 }));
+    expect([x[0], x[1]]).toEqual([0.5 * 9 * 3, 0.5 * 9 * -4]);
+    expect([x[210], x[211]]).toEqual([0.5 * 20 * 1, 0.5 * 20 * -4]);
+  });
+
   test('q4_k', () => {
     // Sub-block 0: scale 5, min 3. Sub-block 5: scale 0x2a = 10 + 2 * 16, min 0x1b = 11 + 1 * 16.
     const scales = { 4: 5, 8: 3, 5: 0x80, 9: 0x40, 13: 0xba };
