@@ -438,7 +438,9 @@ describe('config.json', () => {
     const llama = of({});
     expect(of({ model_type: 'mistral', sliding_window: null })).toEqual(llama);
     expect(of({ model_type: 'mistral', sliding_window: 100 })).toEqual({ ...llama, slidingWindow: 100 });
-    expect(of({ model_type: 'mistral', max_position_embeddings: 32_768 }).slidingWindow).toBe(4096);
+    const long = { model_type: 'mistral', max_position_embeddings: 32_768 };
+    expect(of(long).slidingWindow).toBe(4096);
+    expect(of({ ...long, sliding_window: null }).slidingWindow).toBeUndefined();
     expect(of({ sliding_window: 100 })).toEqual(llama);
   });
 

@@ -45,9 +45,9 @@ export function configFromHf(files: HfDescription, hasHead: boolean): ModelConfi
   const rope = ropeOf(f, headDim, positions);
   const contextLength = contextOf(rope.scaling, positions);
   // Other windows do not apply: they are switched off (checked above), or the architecture lacks them.
-  const windowed = type === 'phi3' || type === 'mistral';
-  const unsaid = type === 'mistral' && f.raw('sliding_window') === undefined;
-  const window = unsaid ? MISTRAL_WINDOW : windowed ? f.optionalCount('sliding_window') : undefined;
+  let window: number | undefined;
+  if (type === 'phi3' || type === 'mistral') window = f.optionalCount('sliding_window');
+  if (type === 'mistral' && files.config['sliding_window'] === undefined) window = MISTRAL_WINDOW;
 
   const generation = isRecord(files.generation) ? Fields.of('generation_config.json: ', files.generation) : undefined;
   const stops = [...idsOf(f, 'eos_token_id'), ...(generation ? idsOf(generation, 'eos_token_id') : [])];
