@@ -1,8 +1,8 @@
 // What the weights_*.wgsl files share: a row of [n, k] is groups of 8 neighbouring weights, of which SPAN share a scale.
 //   w_i = d q_i + m
 // Each file defines load_quants(row, group): q of columns 8 * group to 8 * group + 7, and load_scale(row, group): d and m.
-// SCALED = 0: q are the weights themselves. HAS_MINIMUM = 0: m is 0. k (params.k) is a multiple of 32, or of 256 for the
-// types with such blocks.
+// Those with blocks also say how large these are, for weights_blocks.wgsl. SCALED = 0: q are the weights themselves. HAS_MINIMUM = 0: m
+// is 0. k (params.k) is a multiple of 32, or of 256 for the types with such blocks.
 
 struct Eight {
   lo: vec4<f32>,

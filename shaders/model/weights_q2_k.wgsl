@@ -3,24 +3,21 @@
 //   w_i = d s q_i - d_min x
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 256u;
+const BLOCK_STEP: u32 = 84u;
 const SPAN: u32 = 2u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 1u;
 
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 256u) + group / 32u) * 21u;
-}
-
 fn load_scale(row: u32, group: u32) -> Scale {
   let block = block_of(row, group);
-  let at = group % 32u / 2u;
-  let byte = weights[block + at / 4u] >> (8u * (at % 4u));
-  let x = weights[block + 20u];
-  return Scale(half(x) * whole(byte & 15u), -half(x >> 16u) * whole((byte >> 4u) & 15u));
+  let x = byte_at(block + group % 32u / 2u);
+  return Scale(half_at(block + 80u) * whole(x & 15u), -half_at(block + 82u) * whole(x >> 4u));
 }
 
 fn load_quants(row: u32, group: u32) -> Eight {
-  let at = block_of(row, group) + 4u + 8u * (group / 16u % 2u) + 2u * (group % 4u);
+  // Blocks and these bytes begin at whole words.
+  let at = (block_of(row, group) + 16u + 32u * (group / 16u % 2u) + 8u * (group % 4u)) / 4u;
   let shift = 2u * (group / 4u % 4u);
   return Eight(bytes((weights[at] >> shift) & 0x03030303u, 0.0), bytes((weights[at + 1u] >> shift) & 0x03030303u, 0.0));
 }

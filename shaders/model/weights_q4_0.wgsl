@@ -2,14 +2,12 @@
 // high nibbles are elements 16 to 31.   w_i = d (x_i - 8)
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 32u;
+const BLOCK_STEP: u32 = 18u;
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 0u;
 const ZERO: f32 = 8.0;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 32u) + group / 4u) * 18u;
-}
 
 fn load_scale(row: u32, group: u32) -> Scale {
   return Scale(half_at(block_of(row, group)), 0.0);

@@ -2,14 +2,12 @@
 // whose high nibbles are elements 16 to 31.   w_i = d q_i + m
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 32u;
+const BLOCK_STEP: u32 = 5u;
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 1u;
 const ZERO: f32 = 0.0;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 32u) + group / 4u) * 5u;
-}
 
 fn load_scale(row: u32, group: u32) -> Scale {
   let x = weights[block_of(row, group)];

@@ -2,13 +2,11 @@
 // nibbles are elements 0 to 15 and whose high nibbles are elements 16 to 31.   w_i = d (x_i - 16)
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 32u;
+const BLOCK_STEP: u32 = 22u;
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 0u;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 32u) + group / 4u) * 22u;
-}
 
 fn load_scale(row: u32, group: u32) -> Scale {
   return Scale(half_at(block_of(row, group)), 0.0);

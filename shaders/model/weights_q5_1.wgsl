@@ -2,13 +2,11 @@
 // low nibbles are elements 0 to 15 and whose high nibbles are elements 16 to 31.   w_i = d q_i + m
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 32u;
+const BLOCK_STEP: u32 = 6u;
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 1u;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 32u) + group / 4u) * 6u;
-}
 
 fn load_scale(row: u32, group: u32) -> Scale {
   let x = weights[block_of(row, group)];

@@ -4,23 +4,11 @@
 // A block is eleven 16-byte words: one that scales need, two of highest bits, and eight of nibbles.
 @group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
 
+const BLOCK: u32 = 256u;
+const BLOCK_STEP: u32 = 11u;
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 1u;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 256u) + group / 32u) * 11u;
-}
-
-fn load_scale(row: u32, group: u32) -> Scale {
-  return scale_of(weights[block_of(row, group)], group / 4u % 8u);
-}
-
-// Bytes 8 * (group % 4) to 8 * (group % 4) + 7 of 32 that begin at a word.
-fn eight_bytes(word: u32, group: u32) -> vec2<u32> {
-  let x = weights[word + group % 4u / 2u];
-  return select(x.xy, x.zw, group % 2u == 1u);
-}
 
 fn load_quants(row: u32, group: u32) -> Eight {
   let block = block_of(row, group);

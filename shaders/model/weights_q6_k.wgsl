@@ -3,13 +3,11 @@
 // low bits in nibble t / 2 of bytes 32 (t % 2) on, and its high bits in bits 2 t of 32 bytes.   w_i = d s (x_i - 32)
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 256u;
+const BLOCK_STEP: u32 = 210u;
 const SPAN: u32 = 2u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 0u;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 256u) + group / 32u) * 210u;
-}
 
 fn load_scale(row: u32, group: u32) -> Scale {
   let block = block_of(row, group);

@@ -1,13 +1,11 @@
 // Weights [n, k] in blocks of 32 and 34 bytes: f16 d, then 32 signed bytes.   w_i = d q_i
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
+const BLOCK: u32 = 32u;
+const BLOCK_STEP: u32 = 34u;
 const SPAN: u32 = 4u;
 const SCALED: u32 = 1u;
 const HAS_MINIMUM: u32 = 0u;
-
-fn block_of(row: u32, group: u32) -> u32 {
-  return (row * (params.k / 32u) + group / 4u) * 34u;
-}
 
 fn load_scale(row: u32, group: u32) -> Scale {
   return Scale(half_at(block_of(row, group)), 0.0);

@@ -10,6 +10,7 @@ import runsQ4_0 from '../../shaders/model/runs_q4_0.wgsl?raw';
 import runsQ4_1 from '../../shaders/model/runs_q4_1.wgsl?raw';
 import runsQ4K from '../../shaders/model/runs_q4_k.wgsl?raw';
 import weights from '../../shaders/model/weights.wgsl?raw';
+import weightsBlocks from '../../shaders/model/weights_blocks.wgsl?raw';
 import weightsF16 from '../../shaders/model/weights_f16.wgsl?raw';
 import weightsF32 from '../../shaders/model/weights_f32.wgsl?raw';
 import weightsFifthBits from '../../shaders/model/weights_fifth_bits.wgsl?raw';
@@ -32,16 +33,16 @@ import type { WeightType } from './types.js';
 const WEIGHTS: Readonly<Record<WeightType, readonly string[]>> = {
   f32: [weightsF32, weightsUnscaled],
   f16: [weightsF16, weightsUnscaled],
-  q8_0: [weightsQ8_0, weightsUnaligned],
-  q4_0: [weightsQ4_0, weightsUnaligned],
-  q4_1: [weightsQ4_1],
-  q5_0: [weightsQ5_0, weightsFifthBits, weightsUnaligned],
-  q5_1: [weightsQ5_1, weightsFifthBits],
-  q2_k: [weightsQ2K],
-  q3_k: [weightsQ3K, weightsUnaligned],
-  q4_k: [weightsQ4K, weightsKScales],
-  q5_k: [weightsQ5K, weightsKScales],
-  q6_k: [weightsQ6K, weightsUnaligned],
+  q8_0: [weightsQ8_0, weightsBlocks, weightsUnaligned],
+  q4_0: [weightsQ4_0, weightsBlocks, weightsUnaligned],
+  q4_1: [weightsQ4_1, weightsBlocks],
+  q5_0: [weightsQ5_0, weightsBlocks, weightsFifthBits, weightsUnaligned],
+  q5_1: [weightsQ5_1, weightsBlocks, weightsFifthBits],
+  q2_k: [weightsQ2K, weightsBlocks, weightsUnaligned],
+  q3_k: [weightsQ3K, weightsBlocks, weightsUnaligned],
+  q4_k: [weightsQ4K, weightsBlocks, weightsKScales],
+  q5_k: [weightsQ5K, weightsBlocks, weightsKScales],
+  q6_k: [weightsQ6K, weightsBlocks, weightsUnaligned],
 };
 
 const RUNS: Readonly<Partial<Record<WeightType, readonly string[]>>> = {

@@ -58,8 +58,7 @@ const DECODE: Readonly<Record<WeightType, Decode>> = {
     const dmin = getFloat16(view, at + 82, true);
     for (let i = 0; i < 256; i++) {
       const s = view.getUint8(at + (i >> 4));
-      const q = (view.getUint8(at + 16 + 32 * (i >> 7) + (i & 31)) >> (2 * ((i >> 5) & 3))) & 3;
-      out[first + i] = d * (s & 15) * q - dmin * (s >> 4);
+      out[first + i] = d * (s & 15) * twoBits(view, at + 16, i) - dmin * (s >> 4);
     }
   },
 
@@ -74,8 +73,7 @@ const DECODE: Readonly<Record<WeightType, Decode>> = {
       const b = i >> 4;
       const low = (view.getUint8(at + 96 + (b & 7)) >> (4 * (b >> 3))) & 15;
       const high = (view.getUint8(at + 104 + (b & 3)) >> (2 * (b >> 2))) & 3;
-      const q = (view.getUint8(at + 32 + 32 * (i >> 7) + (i & 31)) >> (2 * ((i >> 5) & 3))) & 3;
-      const level = q + 4 * bit(view.getUint8(at + (i & 31)), i >> 5) - 4;
+      const level = twoBits(view, at + 32, i) + 4 * bit(view.getUint8(at + (i & 31)), i >> 5) - 4;
       out[first + i] = d * (low + 16 * high - 32) * level;
     }
   },
@@ -129,6 +127,11 @@ function scaleOf(view: DataView, at: number, b: number): { readonly scale: numbe
   const scale = b < 4 ? s(b) & 63 : (s(b + 4) & 15) | ((s(b - 4) >> 6) << 4);
   const min = b < 4 ? s(b + 4) & 63 : (s(b + 4) >> 4) | ((s(b) >> 6) << 4);
   return { scale: getFloat16(view, at, true) * scale, min: getFloat16(view, at + 2, true) * min };
+}
+
+/** Element i of 256 numbers of 2 bits: quarter g of each half is at bits 2 g of its 32 bytes. */
+function twoBits(view: DataView, at: number, i: number): number {
+  return (view.getUint8(at + 32 * (i >> 7) + (i & 31)) >> (2 * ((i >> 5) & 3))) & 3;
 }
 
 function bit(x: number, i: number): number {

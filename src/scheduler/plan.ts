@@ -94,7 +94,7 @@ function keepsEverything(pattern: HeadPattern, { seqLen, kvLen, queryOffset }: R
     case 'block_sparse':
       return pattern.topK * INDEX_BLOCK >= visible;
     default:
-      return pattern.kind === 'dense';
+      return false;
   }
 }
 
@@ -533,10 +533,12 @@ export function attentionShaders(
   kinds: readonly HeadPattern['kind'][],
   groupSize = 1,
 ) {
-  // As for tensors without padding; short prompts are dense where a pattern keeps everything.
-  const kernels = kinds.flatMap((kind): AttentionKernel[] =>
-    kind === 'flex_prefill' ? ['vertical_slash', 'block_sparse'] : ['dense', kernelOf(kind)],
-  );
+  // As for tensors without padding.
+  const kernels = kinds.flatMap((kind): AttentionKernel[] => {
+    if (kind === 'flex_prefill') return ['vertical_slash', 'block_sparse'];
+    // Others are dense where they keep everything of a short prompt.
+    return kind === 'x_attention' || kind === 'static_vertical_slash' ? [kernelOf(kind)] : ['dense', kernelOf(kind)];
+  });
   const band = kernels.includes('vertical_slash') ? chooseBandKernel(profile, headDim, dtype, []) : undefined;
   const chosen = [...new Set(kernels)].flatMap((kernel) =>
     [undefined, { group: 1 }, { group: groupSize }].map((few) => chooseKernel(profile, kernel, headDim, dtype, [], few)),

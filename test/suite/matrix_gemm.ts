@@ -15,7 +15,7 @@ import {
   matrixGemmShader,
   type ProductOutput,
 } from '../../src/model/matrix_gemm.js';
-import type { WeightType } from '../../src/model/types.js';
+import { BLOCK_LAYOUT, type WeightType } from '../../src/model/types.js';
 import { product, swiglu } from '../../src/reference/model.js';
 import { relativeError } from '../../src/reference/oracle.js';
 import { dequantize } from '../../src/reference/quant.js';
@@ -234,11 +234,12 @@ function sharesCases(): SuiteCase[] {
   });
 }
 
+const TYPES = Object.keys(BLOCK_LAYOUT) as WeightType[];
+
 function tilingCase(t: GemmTilingShape, i: number): SuiteCase {
   const shapes = MATRIX_SHAPES.filter((shape) => gemmTilingProblem({ ...t, shape }) === undefined);
   const shape = shapes[i % shapes.length] ?? { m: 16, n: 8, k: 16 };
-  const type =
-    (['f16', 'q8_0', 'q4_0', 'q4_1', 'q6_k', 'q4_k', 'f32', 'q5_0', 'q5_1', 'q5_k', 'q2_k', 'q3_k'] as const)[i % 12] ?? 'f16';
+  const type = TYPES[i % TYPES.length] ?? 'f16';
   const output = (['activation', 'add', 'f32'] as const)[i % 3] ?? 'f32';
   const name = `product on matrices: ${gemmTilingName({ ...t, shape })}, ${type}, ${output}`;
   return {

@@ -3,25 +3,12 @@ import { idleBetween } from '../../bench/kernel_times.js';
 import { defaultChunk } from '../../bench/model.js';
 import { type ModelFile, type ModelRow, report, toCsv, toMarkdown } from '../../bench/model_report.js';
 import { randomBlock, SHAPES, syntheticModel } from '../../bench/synthetic_model.js';
-import type { ModelConfig, WeightType } from '../../src/model/types.js';
+import { BLOCK_LAYOUT, type ModelConfig, type WeightType } from '../../src/model/types.js';
 import { dequantize } from '../../src/reference/quant.js';
 import { Random } from '../../src/reference/random.js';
 
 const seed = inject('seed');
-const TYPES: readonly WeightType[] = [
-  'f32',
-  'f16',
-  'q8_0',
-  'q4_0',
-  'q4_1',
-  'q5_0',
-  'q5_1',
-  'q2_k',
-  'q3_k',
-  'q4_k',
-  'q5_k',
-  'q6_k',
-];
+const TYPES = Object.keys(BLOCK_LAYOUT) as WeightType[];
 const meanSquare = (values: Float64Array): number => values.reduce((sum, x) => sum + x * x, 0) / values.length;
 
 test.each(TYPES)('random weights of %s have no mean, not even in a block, and the deviation asked for', (type) => {
