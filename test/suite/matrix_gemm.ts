@@ -23,6 +23,8 @@ import { assert, randomOf, type SuiteCase, type SuiteContext } from './context.j
 import { randomWeights, readNumbers, upload, uploadNumbers } from './model.js';
 import { gpuOf, recorderOf, roundToF16, submit } from './tensors.js';
 
+const TYPES = Object.keys(BLOCK_LAYOUT) as WeightType[];
+
 /** The binding after those of a product. */
 const BANK = 5;
 
@@ -233,8 +235,6 @@ function sharesCases(): SuiteCase[] {
     };
   });
 }
-
-const TYPES = Object.keys(BLOCK_LAYOUT) as WeightType[];
 
 function tilingCase(t: GemmTilingShape, i: number): SuiteCase {
   const shapes = MATRIX_SHAPES.filter((shape) => gemmTilingProblem({ ...t, shape }) === undefined);
