@@ -22,15 +22,20 @@ export const ABLATIONS: Ablations = {
       '<Right, col_major>(&v_tile, $2u % 2u * 16u * KV_STRIDE + $1u / 8u + $2u / 2u',
     ),
   'no score store': (code) =>
-    code.replace(/^(\s*)subgroupMatrixStore<row_major>\(&s_tile, [^,]*, s_\w+, S_STRIDE\);$/gm, '$1if (params.n_q == 0u) { $& }'),
+    code.replace(/^(\s*)subgroupMatrixStore<row_major>\(&[sk]_tile, [^,]*, s_\w+, \w+\);$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no score read': (code) =>
-    code.replace(/= bitcast<vec4<f32>>\(s_tile\[s_(?:row(_\d)|own) \+ \d[^\]]*\]\);/g, '= vec4<f32>(l$1, m$1, 0.5, 0.25);'),
-  'no P store': (code) => code.replace(/^(\s*)[sp]_tile\[[^;]*pack_halves.*$/gm, '$1if (params.n_q == 0u) { $& }'),
+    code.replace(/x_(\d*)(\w*) = bitcast<vec4<f32>>\([sk]_tile\[s_(?:row(_\d)|own|lane) \+ \d[^\]]*\]\);/g, (_, s, j, row) => {
+      const strip = row ?? (j === '' ? '' : `_${s}`);
+      return `x_${s}${j} = vec4<f32>(l${strip}, m${strip}, 0.5, 0.25);`;
+    }),
+  'no P store': (code) => code.replace(/^(\s*)[sp]_tile\[[^;]*(?:pack_halves|p_word_).*$/gm, '$1if (params.n_q == 0u) { $& }'),
   'one P load': (code) =>
     code.replace(/(let left_\w+ = subgroupMatrixLoad<Left, row_major>\(&[sp]_tile, )[^;]*, ([SP]_STRIDE)\)/g, '$10u, $2)'),
   'no mask': (code) => code.replace(/if \(!.*tile_is_full\(.*\{$/gm, 'if (params.n_q == 0u) {'),
   // Of patterns that gather: keys near the first, which stay in the caches, and none after the first batch.
   'near keys': (code) => code.replace(/min\((tile_keys\[.*\]), last_key\)/g, '($1 & 0xfffu)'),
+  // The same for blocks.
+  'near blocks': (code) => code.replace(/let block = (index\[.*\]);/, 'let block = $1 & 63u;'),
   'no batches': (code) => code.replace('if (tile % BATCH == 0u) {', 'if (params.n_q == 0u) {'),
   'no staging': (code) => code.replace(/^(\s*)[kv]_tile\[.* = [kv]_next_\d;$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no fetch': (code) => code.replace(/^(\s*)[kv]_next_\d = load_.*$/gm, '$1if (params.n_q == 0u) { $& }'),

@@ -95,7 +95,7 @@ function label(t: MatrixTiling): string {
     `${t.subgroups}sg`,
     `s${t.scoreKeys}`,
     t.queries === 'registers' ? 'qreg' : 'qmem',
-    ...(t.pairs ? ['pairs'] : []),
+    ...(t.pairs ? [t.slices ? 'slices' : 'pairs'] : []),
     ...(t.vFirst ? ['v-first'] : []),
     t.pipelined ? `${t.staging}+pipe` : t.staging,
     `${m}x${n}x${k}`,

@@ -29,6 +29,7 @@ import {
 } from './matrix_config.js';
 import { type Index, type MatrixOps, nativeOps, plus, times, wgsl } from './matrix_ops.js';
 import { PairBody } from './matrix_pairs.js';
+import { SliceBody } from './matrix_slices.js';
 import { indent, range, TileWriter, text } from './matrix_tiles.js';
 import { prelude } from './shader_text.js';
 import type { TensorWindow } from './tensor.js';
@@ -104,7 +105,7 @@ export function matrixAttentionShader(
   const tag = [
     `${matrixBlockM(t)}x${t.keys}`,
     `r${STRIP_ROWS * t.strips}`,
-    ...(t.pairs ? ['pairs'] : []),
+    ...(t.pairs ? [t.slices ? 'slices' : 'pairs'] : []),
     ...(t.vFirst ? ['v-first'] : []),
     ...(t.split ? ['split'] : []),
     ...((t.group ?? 1) > 1 ? [`g${t.group}`] : []),
@@ -116,7 +117,7 @@ export function matrixAttentionShader(
   ].join(' ');
   const spec = { label: `${kernel} matrix D=${headDim} ${storage} ${tag}`, bindings: [...ATTENTION_BINDINGS, ...ops.bindings] };
   return lazyShader(spec, () => {
-    const main = new (t.pairs ? PairBody : KernelBody)(kernel, headDim, t, ops).main();
+    const main = new (t.slices ? SliceBody : t.pairs ? PairBody : KernelBody)(kernel, headDim, t, ops).main();
     return [
       enables + ops.directives,
       head.slice(enables.length),
@@ -269,25 +270,25 @@ q_tile[row * KV_STRIDE + d] = x;
     const nothing = { begin: () => '', meanwhile: '', next: () => '' };
     if (this.kernel === 'block_sparse') {
       const lookUp = (tile: string): string => `ahead_key0 = ${this.firstKey(tile)};`;
-      return { ...nothing, key0: 'ahead_key0', begin: (tile) => `var ${lookUp(tile)}`, next: lookUp };
+      if (this.t.staging === 'single')
+        return {
+          ...nothing,
+          key0: 'ahead_key0',
+          begin: (tile) => `var ${lookUp(tile)}`,
+          next: (tile) => `let tile_key0 = ahead_key0;\n${lookUp(tile)}`,
+        };
+      return {
+        ...nothing,
+        key0: 'ahead_key0',
+        begin: (tile) => `var next_key0 = ${this.firstKey('0u')};\nvar ${lookUp(tile)}`,
+        next: (tile) => `let tile_key0 = next_key0;\nnext_key0 = ahead_key0;\n${lookUp(tile)}`,
+      };
     }
     if (!this.walks) return nothing;
     return {
       ...nothing,
-      begin: () => `let walk = walk_of(entry, row0);
-// The word of the next batch to hand on, what covers it, and the word of the batch behind.
-var word = walk_word(walk, 0u, thread);
-hand_on(walk, 0u, thread, word, covered_word(walk, word));
-word = walk_word(walk, 1u, thread);
-var covered = covered_word(walk, word);
-var next_word = walk_word(walk, 2u, thread);
-workgroupBarrier();`,
-      meanwhile: `if (tile % BATCH == 0u) {
-hand_on(walk, tile / BATCH + 1u, thread, word, covered);
-word = next_word;
-covered = covered_word(walk, word);
-next_word = walk_word(walk, tile / BATCH + 3u, thread);
-}`,
+      begin: () => this.beginWalk(),
+      meanwhile: this.handOnWalk(),
     };
   }
 
@@ -495,14 +496,17 @@ next_word = walk_word(walk, tile / BATCH + 3u, thread);
 
   /** Hides the scores that rows do not see. */
   #mask(key: string): string {
+    const listed = this.kernel === 'block_sparse';
+    const known = listed && !this.t.staging.startsWith('overlap');
     return text(
-      `if (!${this.isFull('tile')}) {`,
+      `if (!${this.isFull('tile', known ? 'tile_key0' : undefined)}) {`,
+      listed && !known ? `let tile_key0 = ${this.firstKey('tile')};` : '',
       this.#strips.map((s) =>
         text(
           `let position_${s} = position_of(row_${s});`,
           this.#taken(s).map(({ j, x }) => {
             const one = (i: number): string =>
-              `is_visible(entry, position_${s}, ${this.keyAt('tile', `${key} + ${this.keyOf(j, i)}`)})`;
+              `is_visible(entry, position_${s}, ${this.keyAt('tile', `${key} + ${this.keyOf(j, i)}`, listed ? 'tile_key0' : undefined)})`;
             return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
           }),
         ),

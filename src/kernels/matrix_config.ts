@@ -27,6 +27,8 @@ export interface MatrixTiling {
   readonly strips: 1 | 2;
   /** Two subgroups share 32 rows, one takes half of the keys and half of the head dimension; see {@link PairBody}. */
   readonly pairs?: boolean;
+  /** Pairs whose scores pass through their slice of the K tile; see {@link SliceBody}. */
+  readonly slices?: boolean;
   /** Pairs ask for their first matrices of V before they stage K, not behind that. */
   readonly vFirst?: boolean;
   /** Keys staged at a time (BLOCK_N). */
@@ -73,9 +75,19 @@ export function scoreWords(t: MatrixTiling): number {
   return (matrixBlockM(t) / stripsAbreast(t)) * scoreStride(t) - SCORE_PAD;
 }
 
-/** 16-byte words of one row of probabilities that lie apart from the scores. */
+/**
+ * 16-byte words from the probabilities of a pair's first strip of 16 rows to those of its second one, with slices: those of all pairs
+ * lie side by side. An odd number, 4 less than a multiple of 8 but for the other word of a row, so that the words of four rows and
+ * both strips that are stored at a time fall into different banks.
+ */
+export function secondStrip(t: MatrixTiling): number {
+  const words = ((t.subgroups / 2) * t.keys) / 8;
+  return 8 * Math.ceil((words - 3) / 8) + 3;
+}
+
+/** 16-byte words from one row of probabilities that lie apart from the scores to the next; an odd number. */
 export function probabilityStride(t: MatrixTiling): number {
-  return t.keys / 8 + 1;
+  return t.slices ? secondStrip(t) + ((t.subgroups / 2) * t.keys) / 8 : t.keys / 8 + 1;
 }
 
 /**
@@ -87,10 +99,10 @@ export function matrixWorkgroupBytes(kernel: MatrixKernel, headDim: number, t: M
   const rows = matrixBlockM(t);
   const staged = stagedStride(headDim);
   const kv = 2 * (t.keys * staged - 1);
-  const scores = scoreWords(t);
+  const scores = t.slices ? 0 : scoreWords(t);
   const q = t.queries === 'workgroup' ? rows * staged : 0;
-  const pairs = t.pairs ? rows * probabilityStride(t) - 1 : 0;
-  const rescaling = t.pairs ? 4 * rows + rows / 4 : 0;
+  const pairs = t.slices ? STRIP_ROWS * probabilityStride(t) : t.pairs ? rows * probabilityStride(t) - 1 : 0;
+  const rescaling = t.pairs ? (t.slices ? 8 : 4) * rows + rows / 4 : 0;
   const walked = kernel === 'vertical_slash' ? 8 * threads + (8 * threads) / t.keys : 0;
   const rises = t.sync === 'workgroup' ? 4 : 0;
   return 16 * (kv + scores + q + pairs) + rescaling + walked + rises;
@@ -158,6 +170,14 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
   if (t.split && kernel !== 'dense' && kernel !== 'a_shape') return `the keys of ${kernel} attention cannot be split`;
   if ((t.group ?? 1) > 1 && kernel !== 'dense') return `heads of ${kernel} attention differ in what they see`;
+  if (t.slices && !t.pairs) return 'only pairs have slices';
+  if (t.slices) {
+    const d8 = headDim / 8;
+    if (SUBGROUP_SIZE % d8 !== 0 || headDim % t.keys !== 0)
+      return `rows of ${headDim} columns are not whole shares of a subgroup`;
+    if (t.vFirst) return 'slices have no choice of what comes first';
+    if (stagedStride(headDim) < 4 * t.subgroups) return `the scores of ${t.subgroups} subgroups do not fit their slices of K`;
+  }
   if (t.vFirst && !t.pairs) return 'only pairs can ask for V first';
   if (t.pairs) {
     if (t.staging !== 'overlap' || t.strips !== 1 || t.queries !== 'registers')
@@ -171,7 +191,8 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
     return `${matrixBlockM(t)} rows are not whole index blocks`;
   if (sparse && t.keys > 64) return `${t.keys} keys span more than a block`;
   if (kernel === 'vertical_slash' && 2 * t.keys > threads) return `${t.keys} keys are more than half of ${threads} invocations`;
-  if (kernel === 'vertical_slash' && whole) return `${t.staging} staging needs neighbouring keys`;
+  if (kernel === 'vertical_slash' && t.slices && 4 * t.keys > threads) return `slices need keys four tiles ahead`;
+  if (kernel === 'vertical_slash' && whole && !t.slices) return `${t.staging} staging needs neighbouring keys`;
   return undefined;
 }
 
@@ -201,6 +222,9 @@ function tilings(
 /** 128 rows, 32 for each pair of subgroups. */
 const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), pairs: true };
 const PAIRS_V_FIRST: TilingShape = { ...PAIRS, vFirst: true };
+
+/** 64 rows, 32 for each pair of subgroups, two workgroups a multiprocessor. */
+const SLICES: TilingShape = { ...PAIRS, subgroups: 4, slices: true };
 
 /**
  * The family of tilings that `bench tune` measures; any matrix shape and sync applies to each.
@@ -256,6 +280,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   // 64 rows, 32 for each pair.
   { ...PAIRS, subgroups: 4 },
   { ...PAIRS_V_FIRST, subgroups: 4 },
+  SLICES,
 ];
 
 /** 128 rows, 32 for each subgroup, two workgroups a multiprocessor: for heads small enough that all of this fits its registers. */

@@ -31,8 +31,13 @@ export function indent(code: string): string {
     .join('\n');
 }
 
+/** A constant to add, or nothing. */
+export function plusConstant(constant: number): string {
+  return constant > 0 ? ` + ${constant}u` : '';
+}
+
 /** `slot_of` of shaders/matrix/softmax.wgsl. */
-function slotOf(key: number): number {
+export function slotOf(key: number): number {
   return (key & ~12) | ((key & 4) << 1) | ((key & 8) >> 1);
 }
 
@@ -87,20 +92,22 @@ export class TileWriter {
     );
   }
 
-  /** Where word i of an invocation lies: its key's slot in the tile, its word in the row, and the row of `v_tile` for that slot. */
-  protected slot(i: number): { readonly slot: string; readonly d: string; readonly rowOfV: string } {
+  /** Word i of an invocation: its key's slot in the tile, its word in the row, and the row of `k_tile` or `v_tile` where it goes. */
+  protected slot(tensor: 'k' | 'v', i: number): { readonly slot: string; readonly d: string; readonly row: string } {
     const threads = this.t.subgroups * SUBGROUP_SIZE;
     const d8 = this.d / 8;
     const rows = threads / d8;
+    const ofV = tensor === 'v';
     if (Number.isInteger(rows)) {
-      const plus = (constant: number): string => (constant > 0 ? ` + ${constant}u` : '');
-      const slot = `(thread / D8${plus(i * rows)})`;
+      const slot = `(thread / D8${plusConstant(i * rows)})`;
       // Bits of the constant and of the variable part go their own ways.
-      const rowOfV = Number.isInteger(Math.log2(rows)) ? `(slot_of(thread / D8)${plus(slotOf(i * rows))})` : `slot_of(${slot})`;
-      return { slot, d: '(thread % D8)', rowOfV };
+      const rowOfV = Number.isInteger(Math.log2(rows))
+        ? `(slot_of(thread / D8)${plusConstant(slotOf(i * rows))})`
+        : `slot_of(${slot})`;
+      return { slot, d: '(thread % D8)', row: ofV ? rowOfV : slot };
     }
     const word = i > 0 ? `(thread + ${i * threads}u)` : 'thread';
-    return { slot: `(${word} / D8)`, d: `(${word} % D8)`, rowOfV: `slot_of(${word} / D8)` };
+    return { slot: `(${word} / D8)`, d: `(${word} % D8)`, row: ofV ? `slot_of(${word} / D8)` : `(${word} / D8)` };
   }
 
   /** The first key of a tile of neighbouring keys. */
@@ -114,7 +121,7 @@ export class TileWriter {
       '{',
       this.walks ? '' : `let ${tensor}_key0 = ${key0};`,
       this.eachWord((i, start, end) => {
-        const { slot, d } = this.slot(i);
+        const { slot, d } = this.slot(tensor, i);
         return text(
           start,
           `${tensor}_next_${i} = load_${tensor}(${tensor}_head, min(${this.walks ? this.keyAt(tile, slot) : `${tensor}_key0 + ${slot}`}, last_key), ${d});`,
@@ -132,8 +139,7 @@ export class TileWriter {
   /** Stores the words that {@link #fetch} loaded. */
   protected stage(tensor: 'k' | 'v'): string {
     return this.eachWord((i, start, end) => {
-      const { slot, d, rowOfV } = this.slot(i);
-      const row = tensor === 'k' ? slot : rowOfV;
+      const { row, d } = this.slot(tensor, i);
       return text(start, `${tensor}_tile[${row} * KV_STRIDE + ${d}] = ${tensor}_next_${i};`, end);
     });
   }
@@ -148,15 +154,17 @@ export class TileWriter {
   }
 
   /** Whether every row sees every key of a tile. */
-  protected isFull(tile: string): string {
+  protected isFull(tile: string, key0?: string): string {
     if (this.walks) return `tile_is_full(row0, ${tile}, ${this.keyAt(tile, 'BLOCK_N - 1u')})`;
+    if (key0 !== undefined) return `tile_is_full(entry, row0, ${this.visited(tile)}, ${key0})`;
     const full = `tile_is_full(entry, row0, ${this.visited(tile)}, ${this.keyAt(tile, '0u')})`;
     // Blocks are listed in ascending order, and only the last two can reach past the diagonal.
     return this.kernel === 'block_sparse' ? `(${this.visited(tile)} + ${(2 * 64) / this.t.keys}u < tiles || ${full})` : full;
   }
 
   /** The key in a slot of a tile. */
-  protected keyAt(tile: string, slot: string): string {
+  protected keyAt(tile: string, slot: string, key0?: string): string {
+    if (key0 !== undefined) return `${key0} + ${slot}`;
     return this.walks
       ? `tile_keys[${tile} % (2u * BATCH) * BLOCK_N + ${slot}]`
       : `key_at(entry, row0, ${this.visited(tile)}, ${slot})`;
@@ -165,6 +173,28 @@ export class TileWriter {
   /** The tile of neighbouring keys that step `tile` of the loop visits. */
   protected visited(tile: string): string {
     return this.t.split ? `visited(first_step + ${tile}, all_tiles)` : `visited(${tile}, tiles)`;
+  }
+
+  /** Hands on the first batch of keys of a walk, in front of all else. */
+  protected beginWalk(): string {
+    return `let walk = walk_of(entry, row0);
+// The word of the next batch to hand on, what covers it, and the word of the batch behind.
+var word = walk_word(walk, 0u, thread);
+hand_on(walk, 0u, thread, word, covered_word(walk, word));
+word = walk_word(walk, 1u, thread);
+var covered = covered_word(walk, word);
+var next_word = walk_word(walk, 2u, thread);
+workgroupBarrier();`;
+  }
+
+  /** Hands on the next batch of keys, in front of the barrier behind which they are needed. */
+  protected handOnWalk(): string {
+    return `if (tile % BATCH == 0u) {
+hand_on(walk, tile / BATCH + 1u, thread, word, covered);
+word = next_word;
+covered = covered_word(walk, word);
+next_word = walk_word(walk, tile / BATCH + 3u, thread);
+}`;
   }
 
   /** Combines terms pairwise. */
@@ -238,6 +268,11 @@ let head_out = output_head(entry.head, workgroup.z);`
 
   /** The head of the loop over tiles, with a step that compilers do not know: NVIDIA's would unroll it eightfold, to 88 KB. */
   protected tileLoop(): string {
+    const variant =
+      (globalThis as unknown as { process?: { env: Record<string, string | undefined> } }).process?.env['SLICES'] ?? '';
+    if (variant.includes('loop2')) return 'for (var tile = 0u; tile < 0x7fffffffu; tile++) {\nif (tile >= tiles) {\nbreak;\n}';
+    if (variant.includes('loop3'))
+      return 'for (var tile = 0u; tile < 0x7fffffffu; tile += params.unit) {\nif (tile >= tiles) {\nbreak;\n}';
     return 'for (var tile = 0u; tile < tiles; tile += params.unit) {';
   }
 

@@ -4,7 +4,7 @@ import { openNodeDevice } from '../../src/device/node.js';
 import type { ShaderSpec } from '../../src/device/pipelines.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
 import { matrixAttentionShader } from '../../src/kernels/matrix_attention.js';
-import { chooseMatrixTiling } from '../../src/kernels/matrix_config.js';
+import { chooseMatrixTiling, MATRIX_TILINGS } from '../../src/kernels/matrix_config.js';
 import { GEMM_TILINGS, matrixGemmShader } from '../../src/model/matrix_gemm.js';
 
 const LIMITS = { maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024 };
@@ -36,9 +36,16 @@ test('every part that can be left out of attention is in a kernel, which compile
     if (!tiling) throw new Error(`there is no tiling for ${kernel}`);
     return matrixAttentionShader(kernel, 128, 'f16-wide', tiling);
   });
-  const { all, ...parts } = await count(ABLATIONS, kernels);
+  const slices = MATRIX_TILINGS.filter((t) => t.slices).map((t) =>
+    matrixAttentionShader('block_sparse', 128, 'f16-wide', { ...t, shape: { m: 16, n: 8, k: 16 }, sync: 'subgroup' }),
+  );
+  const { all, ...parts } = await count(ABLATIONS, [...kernels, ...slices]);
   expect(all).toBe(0);
   for (const [name, changed] of Object.entries(parts)) expect(changed, name).toBeGreaterThan(0);
+  // Scores that pass through slices of K are found, too.
+  for (const name of ['no score store', 'no score read', 'no P store', 'one P load', 'near blocks']) {
+    for (const { code } of slices) expect(ABLATIONS[name]?.(code), name).not.toBe(code);
+  }
 });
 
 test('every part that can be left out of products is in all of their kernels, which compile without it', async () => {

@@ -452,6 +452,42 @@ for (const kernel of KERNELS) {
   });
 }
 
+// Pairs whose scores pass through their slice of K: every pattern, lengths, late maxima, split keys, bands before.
+for (const kernel of KERNELS) {
+  add(`${kernel}: scores through slices of K`, async (ctx, name) => {
+    const change: Partial<MatrixTiling> = { staging: 'overlap', pairs: true, slices: true };
+    for (const sync of syncs(ctx)) {
+      for (const [shape, headDim, subgroups, n] of [
+        [shapes(ctx)[0], 128, 4, 150],
+        [shapes(ctx)[0], 64, 2, 65],
+        [shapes(ctx)[1], 64, 2, 1],
+      ] as const) {
+        if (!shape) continue;
+        const tiling: MatrixTiling = { ...plainTiling(ctx, sync), ...change, shape, subgroups };
+        const size = { heads: 2, kvHeads: 1, queries: n, keys: n + 37, headDim, queryOffset: n > 100 ? 0 : 37 };
+        const run = { kernel, shape: size, tiling, lse: n !== 65 };
+        await checkMatrix(ctx, `${name} ${headDim} ${JSON.stringify(shape)}`, { ...run, boost: { key: 70, factor: 20 } });
+      }
+      const tiling: MatrixTiling = { ...plainTiling(ctx, sync), ...change, subgroups: 2 };
+      const shape = { heads: 4, kvHeads: 2, queries: 200, keys: 260, headDim: 64, queryOffset: 50 };
+      const layout = { order: 'nhd', offset: 260, padding: 12 } as const;
+      await checkMatrix(ctx, `${name} strides`, { kernel, shape, tiling, layout, storage: 'f16' });
+      if (kernel === 'dense' || kernel === 'a_shape')
+        await checkMatrix(ctx, `${name} split`, { kernel, shape, tiling: { ...tiling, split: true }, splits: 3, lse: true });
+      if (kernel === 'vertical_slash') {
+        const band = { diagonals: 20, tiling };
+        await checkMatrix(ctx, `${name} band`, { kernel, shape, tiling, band, lse: true, boost: { key: 70, factor: 10 } });
+        await checkMatrix(ctx, `${name} columns`, {
+          kernel,
+          shape: { ...shape, queryOffset: 900, keys: 1100 },
+          tiling,
+          columns: 700,
+        });
+      }
+    }
+  });
+}
+
 add('every matrix shape', async (ctx, name) => {
   for (const shape of shapes(ctx)) {
     const size = { heads: 1, kvHeads: 1, queries: 100, keys: 100, headDim: 32 };
