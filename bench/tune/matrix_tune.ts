@@ -98,6 +98,7 @@ function label(t: MatrixTiling): string {
     ...(t.pairs ? [t.slices ? 'slices' : 'pairs'] : []),
     ...(t.vFirst ? ['v-first'] : []),
     t.pipelined ? `${t.staging}+pipe` : t.staging,
+    ...(t.unrolled ? ['unrolled'] : []),
     `${m}x${n}x${k}`,
     t.sync,
   ].join(' ');
@@ -369,7 +370,7 @@ async function main(options: Options): Promise<void> {
     const more = JSON.parse(readFileSync(options.more, 'utf8')) as Partial<MatrixTiling>[];
     for (const part of more)
       for (const shape of part.shape ? [part.shape] : shapes)
-        variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), pairs: false, shape, sync: 'subgroup', ...part });
+        variants.push({ ...(MATRIX_TILINGS[0] as TilingShape), pairs: false, unrolled: false, shape, sync: 'subgroup', ...part });
   }
   const lengths = integers(options.lengths);
   const sparseLengths = integers(options.sparse);

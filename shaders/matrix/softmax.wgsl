@@ -10,6 +10,8 @@ const M_START: f32 = -1e16;
 // Output and sums are rescaled only when a row's maximum rises by more than this (in log2): probabilities
 // then stay below 2^8, well inside of f16.
 const MAX_RISE: f32 = 8.0;
+// More tiles than any row has.
+const MOST_TILES: u32 = 0x7fffffffu;
 
 fn max_of(x: vec4<f32>) -> f32 {
   return max(max(x.x, x.y), max(x.z, x.w));

@@ -113,6 +113,7 @@ export function matrixAttentionShader(
     `q-${t.queries}`,
     t.staging,
     ...(t.pipelined ? ['pipelined'] : []),
+    ...(t.unrolled ? ['unrolled'] : []),
     ops.name,
   ].join(' ');
   const spec = { label: `${kernel} matrix D=${headDim} ${storage} ${tag}`, bindings: [...ATTENTION_BINDINGS, ...ops.bindings] };

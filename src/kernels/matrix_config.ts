@@ -40,6 +40,8 @@ export interface MatrixTiling {
   readonly staging: MatrixStaging;
   /** Issue the score products of the next `scoreKeys` keys before the softmax of these. Needs `scoreKeys < keys`. */
   readonly pipelined: boolean;
+  /** Compilers may unroll the loop over tiles. */
+  readonly unrolled?: boolean;
   readonly sync: MatrixSync;
   /** A row's tiles may be dealt out among several workgroups; see {@link AttentionParams.splits}. Dense and A-shape only. */
   readonly split?: boolean;
@@ -220,11 +222,11 @@ function tilings(
 }
 
 /** 128 rows, 32 for each pair of subgroups. */
-const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), pairs: true };
+const PAIRS: TilingShape = { ...tiling(8, 1, 'registers', [32, 32, 'overlap']), pairs: true, unrolled: true };
 const PAIRS_V_FIRST: TilingShape = { ...PAIRS, vFirst: true };
 
 /** 64 rows, 32 for each pair of subgroups, two workgroups a multiprocessor. */
-const SLICES: TilingShape = { ...PAIRS, subgroups: 4, slices: true };
+const SLICES: TilingShape = { ...PAIRS, subgroups: 4, slices: true, unrolled: false };
 
 /**
  * The family of tilings that `bench tune` measures; any matrix shape and sync applies to each.
@@ -287,8 +289,7 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
 const TWO_STRIPS: TilingShape = tiling(4, 2, 'registers', [32, 16, 'prefetch', 'pipelined']);
 /** The same with 64 rows. */
 const TWO_STRIPS_64: TilingShape = tiling(2, 2, 'registers', [16, 16, 'overlap']);
-/** 64 rows, 16 for each subgroup: two workgroups a multiprocessor, or three with few keys. */
-const ONE_STRIP: TilingShape = tiling(4, 1, 'registers', [32, 16, 'prefetch', 'pipelined']);
+/** 64 rows, 16 for each subgroup, three workgroups a multiprocessor. */
 const FEW_KEYS: TilingShape = tiling(4, 1, 'registers', [16, 16, 'prefetch']);
 /** For heads so large that no registers are left for what is fetched ahead. */
 const LARGE_HEADS: TilingShape = tiling(4, 1, 'registers', [16, 16, 'overlap-single']);
@@ -297,29 +298,29 @@ type Tuned = TilingShape & { readonly shape: MatrixShape };
 const in16x8 = (t: TilingShape): Tuned => ({ ...t, shape: { m: 16, n: 8, k: 16 } });
 const in16x16 = (t: TilingShape): Tuned => ({ ...t, shape: { m: 16, n: 16, k: 16 } });
 
-const SMALL_HEADS: Readonly<Record<MatrixKernel, Tuned>> = {
-  dense: in16x16(TWO_STRIPS),
-  a_shape: in16x16(TWO_STRIPS),
+const smallHeads = (wide: TilingShape, blocks: TilingShape): Readonly<Record<MatrixKernel, Tuned>> => ({
+  dense: in16x16(wide),
+  a_shape: in16x16(wide),
   vertical_slash: in16x8(FEW_KEYS),
-  block_sparse: in16x8(FEW_KEYS),
-  slash_band: in16x16(TWO_STRIPS),
-};
+  block_sparse: in16x8(blocks),
+  slash_band: in16x16(wide),
+});
 
 /**
  * The tuned table: what `bench tune` found fastest on an H100 for heads of up to this size (bench/NOTES.md). Devices that lack a
  * shape take their own first one, those that lack memory or registers the first of {@link MATRIX_TILINGS} that suits.
  */
 const TUNED: readonly { readonly upTo: number; readonly tilings: Readonly<Record<MatrixKernel, Tuned>> }[] = [
-  { upTo: 64, tilings: { ...SMALL_HEADS, block_sparse: in16x8(TWO_STRIPS_64) } },
-  { upTo: 96, tilings: SMALL_HEADS },
+  { upTo: 64, tilings: smallHeads({ ...TWO_STRIPS, unrolled: true }, { ...TWO_STRIPS_64, unrolled: true }) },
+  { upTo: 96, tilings: smallHeads(TWO_STRIPS, FEW_KEYS) },
   {
     upTo: 128,
     tilings: {
-      dense: in16x16(PAIRS_V_FIRST),
-      a_shape: in16x16(PAIRS),
-      vertical_slash: in16x8(ONE_STRIP),
-      block_sparse: in16x8(ONE_STRIP),
-      slash_band: in16x16(PAIRS_V_FIRST),
+      dense: in16x16(PAIRS),
+      a_shape: in16x16(PAIRS_V_FIRST),
+      vertical_slash: in16x8(SLICES),
+      block_sparse: in16x8(SLICES),
+      slash_band: in16x8(PAIRS),
     },
   },
   {
