@@ -16,11 +16,6 @@ export const ABLATIONS: Ablations = {
     code.replace(/(subgroupMatrixLoad<Right, col_major>\(&k_tile, )[^;]*, KV_STRIDE\)/g, '$10u, KV_STRIDE)'),
   'one V load': (code) =>
     code.replace(/(subgroupMatrixLoad<Right, row_major>\(&v_tile, )[^;]*, KV_STRIDE\)/g, '$10u, KV_STRIDE)'),
-  'V by columns': (code) =>
-    code.replace(
-      /<Right, row_major>\(&v_tile, \(0u \+ (\d+)u\) \* KV_STRIDE \+ (\d+)u/g,
-      '<Right, col_major>(&v_tile, $2u % 2u * 16u * KV_STRIDE + $1u / 8u + $2u / 2u',
-    ),
   'no score store': (code) =>
     code.replace(/^(\s*)subgroupMatrixStore<row_major>\(&[sk]_tile, [^,]*, s_\w+, \w+\);$/gm, '$1if (params.n_q == 0u) { $& }'),
   'no score read': (code) =>

@@ -317,7 +317,7 @@ const TUNED: readonly { readonly upTo: number; readonly tilings: Readonly<Record
     upTo: 128,
     tilings: {
       dense: in16x16(PAIRS),
-      a_shape: in16x16(PAIRS_V_FIRST),
+      a_shape: in16x16(PAIRS),
       vertical_slash: in16x8(SLICES),
       block_sparse: in16x8(SLICES),
       slash_band: in16x8(PAIRS),

@@ -14,13 +14,17 @@ import { f32Bits } from '../index/layer.js';
 import { prelude, withUnit } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
+  blockCost,
+  blocksForManyRows,
   fewRowsTiling,
   gemmTilingFor,
   gemmWorkgroupBytes,
+  hasManyRows,
   type MatrixGemmTiling,
   type MatrixProductOutput,
   matrixGemmShader,
   type ProductOutput,
+  SHARES_COST,
 } from './matrix_gemm.js';
 import { activationLibrary, outputLibrary, runLibrary, weightLibrary } from './shader_parts.js';
 import type { WeightType } from './types.js';
@@ -305,11 +309,18 @@ export function shareColumns(k: number, depth: number, shares: number): number {
   return Math.ceil(k / depth / shares) * depth;
 }
 
+/** `[m, k]` times `[n, k]`, transposed. */
+interface ProductSize {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
 /** The dispatch of a tiling: workgroups along z take shares of the columns where the others would not fill the device. */
 function blocksOf(
   { profile }: ModelKernels,
   t: MatrixGemmTiling | GemmTiling,
-  { m, n, k }: { readonly m: number; readonly n: number; readonly k: number },
+  { m, n, k }: ProductSize,
 ): { readonly workgroups: readonly [x: number, y: number, z: number]; readonly share: number } {
   const [x, y] = [Math.ceil(m / t.blockM), Math.ceil(n / t.blockN)];
   // Small workgroups of f32 arithmetic share a multiprocessor with many others.
@@ -350,9 +361,10 @@ export function productShader(
   }
   if (norm) throw invalidArgument('rows', rows, `at most ${GEMV_ROWS}, with a norm`);
   const { columns, bias } = matrix;
+  const size = { m: rows, n: part.rows, k: columns };
   const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
-  const tiling = (aligned ? matrixTilingFor(kernels, columns, rows) : undefined) ?? gemmTiling(kernels, rows);
-  const { workgroups, share } = blocksOf(kernels, tiling, { m: rows, n: part.rows, k: columns });
+  const tiling = (aligned ? matrixTilingFor(kernels, size) : undefined) ?? gemmTiling(kernels, rows);
+  const { workgroups, share } = blocksOf(kernels, tiling, size);
   const split = share < columns;
   const kernel = (shader: ShaderSpec): ProductKernel =>
     split
@@ -363,14 +375,23 @@ export function productShader(
   return kernel(gemmShader(kernels, type, split ? 'f32' : output, bias && !split, tiling));
 }
 
-/** The tiling of a product on subgroup matrices, for as many rows and a matrix of as many columns; none where other kernels do it. */
-function matrixTilingFor(
-  { matrix, activation, profile }: ModelKernels,
-  columns: number,
-  rows: number,
-): MatrixGemmTiling | undefined {
-  if (!matrix || activation !== 'f16' || rows <= GEMV_ROWS) return undefined;
-  return gemmTilingFor(fewRowsTiling(matrix, profile.limits, rows), columns);
+/**
+ * The tiling of a product on subgroup matrices, of m rows with n rows of k columns; none where other kernels do it. Dispatches end with
+ * their last workgroup: of many rows the block counts that makes most of all the rounds that the device takes for them.
+ */
+function matrixTilingFor(kernels: ModelKernels, size: ProductSize): MatrixGemmTiling | undefined {
+  const { matrix, activation, profile } = kernels;
+  const { m, k } = size;
+  if (!matrix || activation !== 'f16' || m <= GEMV_ROWS) return undefined;
+  if (!hasManyRows(m)) return gemmTilingFor(fewRowsTiling(matrix, profile.limits, m), k);
+  const tilings = blocksForManyRows(matrix).map((t) => gemmTilingFor(t, k));
+  const cost = (t: MatrixGemmTiling): number => {
+    const { workgroups, share } = blocksOf(kernels, t, size);
+    const [x, y, shares] = workgroups;
+    const rounds = Math.ceil((x * y * shares) / workgroupsToFill(profile, gemmWorkgroupBytes(t)));
+    return rounds * blockCost(t, share) + (shares > 1 ? SHARES_COST : 0);
+  };
+  return tilings.reduce((best, t) => (cost(t) < cost(best) ? t : best));
 }
 
 /** Words of `GemmParams`, see shaders/model/gemm_bindings.wgsl. */
@@ -554,7 +575,7 @@ interface SwigluSlab {
 export function fusesSwiglu(kernels: ModelKernels, matrix: Matrix, rows: number): boolean {
   if (matrix.bias) return false;
   if (rows <= GEMV_ROWS) return matrix.parts.length === 1;
-  if (!matrixTilingFor(kernels, matrix.columns, rows) || matrix.rows % 8 !== 0) return false;
+  if (!matrixTilingFor(kernels, { m: rows, n: matrix.rows, k: matrix.columns }) || matrix.rows % 8 !== 0) return false;
   return matrix.parts.length === 1 || matrix.parts.every(({ type }) => dequantizes(kernels, type, rows));
 }
 

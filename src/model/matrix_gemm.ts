@@ -155,18 +155,48 @@ export const FEW_ROWS_TILINGS: readonly GemmTilingShape[] = [
 /** Rows from which on blocks that are not full matter less than what larger ones save. */
 const MANY_ROWS = 512;
 
+/** Whether {@link fewRowsTiling} has no say. */
+export function hasManyRows(rows: number): boolean {
+  return rows > MANY_ROWS;
+}
+
 /** The tiling for so many rows: the smallest block that holds them; else `many`, or the largest one for few where that is full better. */
 export function fewRowsTiling(
   many: MatrixGemmTiling,
   limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
   rows: number,
 ): MatrixGemmTiling {
-  if (rows > MANY_ROWS) return many;
+  if (hasManyRows(rows)) return many;
   const few = FEW_ROWS_TILINGS.map((t) => ({ ...t, shape: many.shape })).filter((t) => gemmTilingFits(t, limits));
   const padded = (t: MatrixGemmTiling): number => Math.ceil(rows / t.blockM) * t.blockM;
   const largest = few.at(-1) ?? many;
   return few.find((t) => rows <= t.blockM) ?? (padded(largest) < padded(many) ? largest : many);
 }
+
+/** Blocks for many rows, from whose sizes {@link blockCost} tells which one wastes least of the last workgroups. */
+const BLOCKS: readonly GemmTilingShape[] = [
+  tiling([160, 192], [80, 48], 64),
+  tiling([128, 192], [64, 48], 64),
+  tiling([128, 128], [64, 32], 64),
+];
+
+/** The blocks that may take the place of the largest one; of another tiling it is itself. */
+export function blocksForManyRows(many: MatrixGemmTiling): readonly MatrixGemmTiling[] {
+  const [largest] = BLOCKS;
+  const isLargest = many.blockM === largest?.blockM && many.blockN === largest.blockN;
+  return isLargest ? BLOCKS.map((t) => ({ ...many, ...t })) : [many];
+}
+
+/** What a row of A or of W costs that is staged, and what is done before and behind the steps, in multiply-adds of a block (H100). */
+const [STAGED_ROW, ENDS] = [110, 2.35e7];
+
+/** The time that a workgroup takes for so many columns, in a unit of its own: fits what `bench gemm` measured (bench/NOTES.md). */
+export function blockCost({ blockM, blockN }: GemmTilingShape, columns: number): number {
+  return columns * (blockM * blockN + STAGED_ROW * (blockM + blockN)) + ENDS;
+}
+
+/** What summing the results of shares costs beside the products, in that unit: a dispatch. */
+export const SHARES_COST = ENDS;
 
 /** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */
 export function chooseGemmTiling(

@@ -31,11 +31,14 @@ async function count(
 
 test('every part that can be left out of attention is in a kernel, which compiles without it', async () => {
   const device = { shapes: MATRIX_SHAPES, limits: LIMITS, sync: 'subgroup' } as const;
-  const kernels = (['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const).map((kernel) => {
-    const tiling = chooseMatrixTiling(device, kernel, 128);
-    if (!tiling) throw new Error(`there is no tiling for ${kernel}`);
-    return matrixAttentionShader(kernel, 128, 'f16-wide', tiling);
-  });
+  // Heads of 128 in pairs, of 64 in strips.
+  const kernels = (['dense', 'a_shape', 'vertical_slash', 'block_sparse'] as const).flatMap((kernel) =>
+    [64, 128].map((headDim) => {
+      const tiling = chooseMatrixTiling(device, kernel, headDim);
+      if (!tiling) throw new Error(`there is no tiling for ${kernel}`);
+      return matrixAttentionShader(kernel, headDim, 'f16-wide', tiling);
+    }),
+  );
   const slices = MATRIX_TILINGS.filter((t) => t.slices).map((t) =>
     matrixAttentionShader('block_sparse', 128, 'f16-wide', { ...t, shape: { m: 16, n: 8, k: 16 }, sync: 'subgroup' }),
   );

@@ -77,6 +77,13 @@ test('unsuitable tilings are refused by name', () => {
   expect(build('dense', 64, { pipelined: true })).toThrow(/nothing to pipeline/);
   expect(build('dense', 64, { keys: 64, staging: 'overlap' })).toThrow(/overlap staging/);
   expect(build('block_sparse', 64, { subgroups: 4, keys: 128 })).toThrow(/128 keys span more than a block/);
+  const slices = { subgroups: 4, staging: 'overlap', pairs: true, slices: true } as const;
+  expect(build('block_sparse', 128, slices)).not.toThrow();
+  expect(build('block_sparse', 64, slices)).toThrow(/the scores of 4 subgroups do not fit their slices of K/);
+  expect(build('block_sparse', 80, slices)).toThrow(/rows of 80 columns are not whole shares/);
+  expect(build('block_sparse', 128, { ...slices, vFirst: true })).toThrow(/slices have no choice/);
+  expect(build('block_sparse', 128, { subgroups: 4, slices: true })).toThrow(/only pairs have slices/);
+  expect(build('vertical_slash', 64, { ...slices, subgroups: 2 })).toThrow(/four tiles ahead/);
   expect(build('vertical_slash', 64, { subgroups: 2, keys: 64 })).toThrow(/64 keys are more than half of 64 invocations/);
   expect(build('vertical_slash', 64, { subgroups: 4, staging: 'overlap' })).toThrow(/overlap staging needs neighbouring keys/);
   expect(build('vertical_slash', 64, { subgroups: 4, keys: 128 })).toThrow(/128 keys span more than a block/);
@@ -95,8 +102,14 @@ test('rows of a subgroup are as many as registers allow for heads of a size', ()
   // Head sizes of 32, 64, 80, 96, 128 and 256: rows of a workgroup, and of a subgroup or a pair.
   for (const kernel of ['dense', 'a_shape', 'slash_band'] as const)
     expect(rows(kernel)).toEqual(['128/32', '128/32', '128/32', '128/32', '128/32', '64/16']);
-  expect(rows('block_sparse')).toEqual(['64/32', '64/32', '64/16', '64/16', '64/16', '64/16']);
-  expect(rows('vertical_slash')).toEqual(HEAD_DIMS.map(() => '64/16'));
+  expect(rows('block_sparse')).toEqual(['64/32', '64/32', '64/16', '64/16', '64/32', '64/16']);
+  expect(rows('vertical_slash')).toEqual(['64/16', '64/16', '64/16', '64/16', '64/32', '64/16']);
+  // Two workgroups of either pattern fit a multiprocessor.
+  for (const kernel of ['block_sparse', 'vertical_slash'] as const) {
+    const slices = chooseMatrixTiling({ shapes: MATRIX_SHAPES, limits, sync: 'subgroup' }, kernel, 128) as MatrixTiling;
+    expect(slices.slices).toBe(true);
+    expect(matrixWorkgroupBytes(kernel, 128, slices)).toBeLessThanOrEqual(24_576);
+  }
   // Devices with other matrices tile the same way.
   const apple = chooseMatrixTiling({ shapes: [{ m: 8, n: 8, k: 8 }], limits }, 'dense', 64) as MatrixTiling;
   expect([apple.strips, matrixBlockM(apple), apple.shape.m]).toEqual([2, 128, 8]);

@@ -158,13 +158,38 @@ test('products of few rows have blocks that fit them, and shares of the columns 
   expect(chosen(kernels, 200)).toBe('128x128 2 32 2 2048');
   expect(chosen(kernels, 160)).toBe('160x192 1 22 6 704');
   expect(chosen(kernels, 480)).toBe('160x192 3 22 2 2048');
-  expect(chosen(kernels, 513)).toBe('160x192 4 22 1');
+  expect(chosen(kernels, 513)).toBe('128x192 5 22 1');
   // No share has fewer than 256 columns.
   expect(chosen(kernels, 20, [576, 576])).toBe('32x128 1 5 2 320');
   const { matrix: _, ...others } = kernels;
   expect(chosen(others, 20)).toBe('32x64 1 64 8 512');
   expect(chosen(others, 64)).toBe('64x64 1 64 8 512');
   expect(chosen(others, 300)).toBe('128x64 3 64 2 2048');
+});
+
+test('products of many rows have the blocks that fill the last workgroups best', async () => {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  const plain = profileDevice(device, 'f16');
+  // As an H100 has.
+  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
+  const profile = { ...plain, limits, tilings: { workgroups: 264 } };
+  const chosen = (rows: number, n: number, columns: number, matrix = GEMM_TILINGS[0] as GemmTilingShape): string => {
+    const kernels = { profile, activation: 'f16', matrix: { shape: { m: 16, n: 16, k: 16 }, ...matrix } } as const;
+    const part = { type: 'f16', rows: n, rowStart: 0 } as const;
+    const { shader } = productShader(kernels, part, { rows: n, columns, bias: false }, 'activation', rows);
+    return `${/[0-9]+x[0-9]+/.exec(shader.label)?.[0]}`;
+  };
+  // 176 blocks of 160 x 192 are two rounds of 132 workgroups, and 256 of 128 x 128 are two as well.
+  expect(chosen(1024, 4096, 4096)).toBe('128x128');
+  // 286 are three rounds, 352 of 128 x 192 too.
+  expect(chosen(2048, 4096, 4096)).toBe('128x192');
+  expect(chosen(2048, 6144, 4096)).toBe('128x192');
+  expect(chosen(4096, 28_672, 4096)).toBe('160x192');
+  expect(chosen(8192, 960, 576)).toBe('160x192');
+  expect(chosen(8192, 576, 576)).toBe('128x192');
+  expect(chosen(32_768, 4096, 4096)).toBe('160x192');
+  // A tiling that was asked for is taken.
+  expect(chosen(2048, 4096, 4096, GEMM_TILINGS[3])).toBe('192x128');
 });
 
 test('products repeat their last rows on a device without checks of loads', async () => {
