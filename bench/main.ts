@@ -18,9 +18,10 @@ import { deviceModel, deviceSlug } from './device_model.js';
 import { addGemmCommand } from './gemm.js';
 import { runMethods } from './methods.js';
 import { addModelCommand } from './model.js';
+import type { ModelFile } from './model_report.js';
 import { type BenchCase, measureOurs } from './ours.js';
 import { givenIndex, PEERS, type Peer, runPeer, takes } from './peers.js';
-import { writeReport } from './report.js';
+import { writeModelReport, writeReport } from './report.js';
 import { type BenchFile, merge, readEarlier, toMarkdown, write } from './results.js';
 import { addSplitsCommand } from './splits.js';
 import { runTilings } from './tilings.js';
@@ -218,10 +219,12 @@ for (const suite of SUITES) {
 }
 program
   .command('report')
-  .description('tables and plots of a result file of the suites above, anew')
+  .description('tables and plots of a result file of the suites above or of `model`, anew')
   .argument('<file>', 'JSON')
   .action(async (path: string) => {
-    console.log(await writeReport(path.replace(/\.json$/, ''), JSON.parse(readFileSync(path, 'utf8')) as BenchFile));
+    const name = path.replace(/\.json$/, '');
+    const file = JSON.parse(readFileSync(path, 'utf8')) as BenchFile | ModelFile;
+    console.log(await ('model' in file ? writeModelReport(name, file) : writeReport(name, file)));
   });
 program
   .command('methods')

@@ -24,8 +24,9 @@ import { msPerToken } from './decode.js';
 import { deviceModel, deviceSlug, freeMemory } from './device_model.js';
 import { type KernelTimes, KernelWatch, PARTS, type Part } from './kernel_times.js';
 import { median } from './measure.js';
-import { type ModelFile, type ModelRow, partBars, promptCurve, report, toCsv, toMarkdown } from './model_report.js';
+import { type ModelFile, type ModelRow, toMarkdown } from './model_report.js';
 import { runProgram } from './peers.js';
+import { writeModelReport } from './report.js';
 import { merge, readEarlier, write } from './results.js';
 import { namedShape, SHAPES, syntheticModel, weightBytes } from './synthetic_model.js';
 
@@ -440,10 +441,7 @@ async function run(options: Options, attention: Pick<SparsePrefillOptions, 'tili
     for (const { impl, reason } of absent) console.error(`absent: ${impl}, ${reason}`);
     const file: ModelFile = { ...merge(earlier, fresh), ...about };
     write(`${path}.json`, `${JSON.stringify(file, null, 1)}\n`);
-    write(`${path}.csv`, toCsv(file.rows));
-    write(`${path}.md`, report(file));
-    write(`${path}-curve.svg`, await promptCurve(file));
-    write(`${path}-parts.svg`, await partBars(file));
+    await writeModelReport(path, file);
   };
 
   console.error(`${gpu}: ${subject.name}, tier ${profile.tier}`);
@@ -468,8 +466,7 @@ async function run(options: Options, attention: Pick<SparsePrefillOptions, 'tili
   if (peers && weights) await add(await runLlama(weights, subject, lengths, peers, options));
 
   const file: ModelFile = { ...merge(earlier, fresh), ...about };
-  console.log(report(file));
-  console.log(`wrote ${path}.{json,csv,md}, ${path}-{curve,parts}.svg`);
+  console.log(await writeModelReport(path, file));
 }
 
 /** llama.cpp on the same file and the same prompts. */

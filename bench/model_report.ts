@@ -138,6 +138,7 @@ export function report(file: ModelFile): string {
     `Ceiling of the products: ${file.ceilings['matrix'] ? 'subgroup matrices' : 'f32 multiply-adds'}.${sustained(rows, file.ceilings)}`,
     ...choices,
     ...decoded,
+    ...(file.note ? [file.note] : []),
     ...(kernels.length > 0 ? [`Kernels of the products: ${kernels.join('; ')}.`] : []),
   ];
   return `# ${file.model}, ${file.device}, ${file.date}

@@ -1,3 +1,4 @@
+import { type ModelFile, report as modelReport, partBars, promptCurve, toCsv as toModelCsv } from './model_report.js';
 import { bars, costCurve } from './plot.js';
 import { type BenchFile, report, toCsv, write } from './results.js';
 
@@ -14,4 +15,14 @@ export async function writeReport(path: string, file: BenchFile): Promise<string
   write(`${path}-curve.svg`, await costCurve(file));
   write(`${path}-bars.svg`, await bars(file));
   return `${markdown}\nwrote ${path}.{csv,md}, ${path}-{curve,bars}.svg`;
+}
+
+/** The same of a whole model's file. */
+export async function writeModelReport(path: string, file: ModelFile): Promise<string> {
+  const markdown = modelReport(file);
+  write(`${path}.csv`, toModelCsv(file.rows));
+  write(`${path}.md`, markdown);
+  write(`${path}-curve.svg`, await promptCurve(file));
+  write(`${path}-parts.svg`, await partBars(file));
+  return `${markdown}\nwrote ${path}.{csv,md}, ${path}-{curve,parts}.svg`;
 }
