@@ -627,14 +627,6 @@ s_tile[s_row_${strip} + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_row_
     return `load_o(o_row(head_out, min(${row}, params.n_q - 1u)) + ${at})`;
   }
 
-  /** Adds eight output columns of the band to `a` and `b`. */
-  #addBand(word: string): string {
-    return `if (merges) {
-a = fma(vec4<f32>(unpack2x16float(${word}.x), unpack2x16float(${word}.y)), vec4<f32>(of_band), a);
-b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<f32>(of_band), b);
-}`;
-  }
-
   /**
    * O / l to memory, and the log-sum-exp. Where the head has a band, its output and log-sum-exp are there already and are merged:
    * were the loop to begin with them, NVIDIA's driver would copy all matrices of O twice a tile.
@@ -671,7 +663,7 @@ let to = o_row(head_out, row_${s}) + ${start / 4}u;`,
 let at = s_row_${s} + 2u * (${2 * i}u + half);
 var a = bitcast<vec4<f32>>(s_tile[at]) * own;
 var b = bitcast<vec4<f32>>(s_tile[at + 1u]) * own;
-${this.walks ? this.#addBand(band(s, start / 16 + i)) : ''}
+${this.walks ? this.addBand(band(s, start / 16 + i), 'of_band') : ''}
 store_o(to + 2u * (${2 * i}u + half), a, b);
 }`,
               ),

@@ -1,13 +1,10 @@
-import { type MatrixKernel, type MatrixTiling, STRIP_ROWS } from './matrix_config.js';
-import { type Index, type MatrixOps, plus, times, wgsl } from './matrix_ops.js';
-import { indent, range, TileWriter, text } from './matrix_tiles.js';
+import { type Index, plus, times, wgsl } from './matrix_ops.js';
+import { PairWriter } from './matrix_pair_writer.js';
+import { indent, range, text } from './matrix_tiles.js';
 
 /**
- * Writes the entry point of a kernel whose subgroups work in pairs, 32 rows for each pair, so that every matrix of K and V that is
- * loaded from workgroup memory is used twice.
- *
- * Of the products with K a subgroup takes half of the tile's keys, of those with V half of the head dimension, both for all 32
- * rows; of the softmax it takes 16 rows. So scores and probabilities change hands, at the two barriers that staging needs anyway:
+ * Writes the entry point of a kernel whose subgroups work in pairs. Of the softmax a subgroup takes 16 of the pair's rows, of {@link width}
+ * keys an invocation. So scores and probabilities change hands, at the two barriers that staging needs anyway:
  *
  *   stage V of t, fetch that of t + 1; scores of t + 1 beside the softmax of t       barrier
  *   stage K of t + 2, fetch that of t + 3; O += P V of t; store the scores of t + 1   barrier
@@ -15,13 +12,10 @@ import { indent, range, TileWriter, text } from './matrix_tiles.js';
  * Behind a barrier all subgroups do the same, and nothing hides what one waits for. So what comes from workgroup memory is asked for
  * first, and arrives while words are stored and addresses worked out.
  */
-export class PairBody extends TileWriter {
-  /** Keys of a subgroup, which are also those of an invocation's softmax: it works on half `half` of a row. */
-  readonly #width: number;
-
-  constructor(kernel: MatrixKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
-    super(kernel, headDim, tiling, ops, { rows: 2 * STRIP_ROWS, keys: tiling.keys / 2, columns: headDim / 2 });
-    this.#width = tiling.keys / 2;
+export class PairBody extends PairWriter {
+  protected override probabilityOffset(r: number, c: number): string {
+    const { m, k } = this.t.shape;
+    return `(pair_row + ${r * m}u) * P_STRIDE + ${(c * k) / 8}u`;
   }
 
   main(): string {
@@ -39,7 +33,7 @@ export class PairBody extends TileWriter {
         this.opening(),
         `let pair_row = subgroup / 2u * 32u;
 let side = subgroup % 2u;
-let s_pair = pair_row * S_STRIDE + side * ${this.#width / 4}u;
+let s_pair = pair_row * S_STRIDE + side * ${this.width / 4}u;
 // This invocation works on half \`half\` of one row in the softmax, and otherwise on one row of the pair.
 let own_row = subgroup * 16u + lane / 2u;
 let half = lane % 2u;
@@ -53,7 +47,7 @@ var l = 0.0;`,
         this.stage('k'),
         this.fetch('k', '1u'),
         'workgroupBarrier();',
-        this.#scores(),
+        this.scores(),
         'workgroupBarrier();',
         this.#storeScores(),
         this.stage('k'),
@@ -61,19 +55,19 @@ var l = 0.0;`,
         this.tileLoop(),
         'workgroupBarrier();',
         this.#takeScores(),
-        range(keySteps).map((c) => this.#keysAt(c)),
+        range(keySteps).map((c) => this.keysAt(c)),
         this.stage('v'),
         this.early('tile + 1u', this.fetch('v', '(tile + 1u)')),
-        this.#softmax(this.#scores(keySteps)),
+        this.#softmax(this.scores(keySteps)),
         'workgroupBarrier();',
         this.#takeRisen(),
-        range(this.keyDepth).map((c) => this.#probabilitiesAt(c)),
-        this.t.vFirst ? this.#valuesAt(0) : '',
+        range(this.keyDepth).map((c) => this.probabilitiesAt(c)),
+        this.t.vFirst ? this.valuesAt(0) : '',
         this.stage('k'),
         this.early('tile + 3u', this.fetch('k', '(tile + 3u)')),
-        this.t.vFirst ? '' : this.#valuesAt(0),
+        this.t.vFirst ? '' : this.valuesAt(0),
         this.#rescale(),
-        this.#output(),
+        this.output(1),
         this.#storeScores(),
         '}',
         this.#epilogue(),
@@ -87,7 +81,7 @@ var l = 0.0;`,
     const { ops } = this;
     const { m, k } = this.t.shape;
     // A row of s_tile holds twice as many halves as scores; what remains of the head dimension has a group of its own.
-    const groups = this.groupsOf(2 * this.#width);
+    const groups = this.groupsOf(2 * this.width);
     const words = (columns: number): number => columns / 8;
     const eachWord = (visit: (name: string, row: string, word: string, start: number) => string): string[] =>
       groups.flatMap(({ start, columns }) =>
@@ -132,35 +126,6 @@ var l = 0.0;`,
     );
   }
 
-  /** The matrices of K at step c of the head dimension, as keys_<c>_<keys>. */
-  #keysAt(c: number): string {
-    return text(range(this.scoreMatrices).map((j) => `let keys_${c}_${j} = ${this.#key(c, j)};`));
-  }
-
-  /** Loads a matrix of this subgroup's keys. */
-  #key(c: Index, j: Index): string {
-    const { n, k } = this.t.shape;
-    const offset = `(side * ${this.#width}u + ${wgsl(times(j, n))}) * KV_STRIDE + ${wgsl(times(c, k / 8))}`;
-    return this.ops.load('Right', 'k_tile', offset, 'KV_STRIDE', 'col_major');
-  }
-
-  /** S = Q K^T for this subgroup's keys of the staged tile; `loaded` steps of the head dimension are loaded ({@link #keysAt}). */
-  #scores(loaded = 0): string {
-    const { ops } = this;
-    const products = (c: Index, j: Index, right: string): string[] =>
-      this.rowMatrices.map((r) => ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), right, ops.get(`s_${r}`, j))));
-    return text(
-      '// S = Q K^T',
-      this.rowMatrices.map((r) => ops.each('n', this.scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
-      range(loaded).flatMap((c) => range(this.scoreMatrices).map((j) => text(products(c, j, `keys_${c}_${j}`)))),
-      ops.each('c', this.depth - loaded, (c) =>
-        ops.each('n', this.scoreMatrices, (j) =>
-          text(`let right = ${this.#key(plus(loaded, c), j)};`, products(plus(loaded, c), j, 'right')),
-        ),
-      ),
-    );
-  }
-
   #storeScores(): string {
     return text(this.rowMatrices.map((r) => this.#store(`s_${r}`, r, this.scoreMatrices, (j) => j)));
   }
@@ -176,7 +141,7 @@ var l = 0.0;`,
 
   /** This invocation's scores. */
   #takeScores(): string {
-    return text(range(this.#width / 4).map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${2 * j}u]);`));
+    return text(range(this.width / 4).map((j) => `var x_${j} = bitcast<vec4<f32>>(s_tile[s_own + ${2 * j}u]);`));
   }
 
   /**
@@ -186,7 +151,7 @@ var l = 0.0;`,
    */
   #softmax(between: string): string {
     const { ops } = this;
-    const parts = range(this.#width / 4);
+    const parts = range(this.width / 4);
     const exponentials = text(
       parts.map((j) => `p_${j} = exp2(fma(x_${j}, vec4<f32>(scale), vec4<f32>(-m)));`),
       `sum = sum_of(${this.tree(
@@ -194,7 +159,7 @@ var l = 0.0;`,
         (a, b) => `(${a} + ${b})`,
       )});`,
     );
-    const storeProbabilities = range(this.#width / 8)
+    const storeProbabilities = range(this.width / 8)
       .map((u) => `p_tile[own_row * P_STRIDE + ${2 * u}u + half] = pack_halves(p_${2 * u}, p_${2 * u + 1});`)
       .join('\n');
     return text(
@@ -258,7 +223,7 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
     const { ops } = this;
     const { m, n } = this.t.shape;
     return this.eachGroup(
-      this.#width,
+      this.width,
       (start, columns) =>
         text(
           ops.sync(),
@@ -286,43 +251,6 @@ s_tile[s_lane + i] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(s_tile[s_lane + i]) *
             : '',
         ),
       this.d / 2,
-    );
-  }
-
-  /** The probabilities at step c of the keys, as left_<rows>_<c>. */
-  #probabilitiesAt(c: number): string {
-    const { m, k } = this.t.shape;
-    return text(
-      this.rowMatrices.map((r) => {
-        const offset = `(pair_row + ${r * m}u) * P_STRIDE + ${(c * k) / 8}u`;
-        return `let left_${r}_${c} = ${this.ops.load('Left', 'p_tile', offset, 'P_STRIDE', 'row_major')};`;
-      }),
-    );
-  }
-
-  /** The matrices of V at step c of the keys, as right_<c>_<columns>. */
-  #valuesAt(c: number): string {
-    return text(range(this.outputMatrices).map((j) => `let right_${c}_${j} = ${this.#value(c, j)};`));
-  }
-
-  /** Loads a matrix of V of this subgroup's half of the head dimension. */
-  #value(c: number, j: Index): string {
-    const { n, k } = this.t.shape;
-    const offset = `${c * k}u * KV_STRIDE + side * ${this.d / 16}u + ${wgsl(times(j, n / 8))}`;
-    return this.ops.load('Right', 'v_tile', offset, 'KV_STRIDE', 'row_major');
-  }
-
-  /** O += P V for this subgroup's half of the head dimension. */
-  #output(): string {
-    const { ops } = this;
-    const products = (c: number, j: Index, right: string): string[] =>
-      this.rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}_${c}`, right, ops.get(`o_${r}`, j))));
-    return text(
-      '// O += P V',
-      range(this.outputMatrices).map((j) => text(products(0, j, `right_0_${j}`))),
-      range(this.keyDepth - 1).map((i) =>
-        ops.each('n', this.outputMatrices, (j) => text(`let right = ${this.#value(i + 1, j)};`, products(i + 1, j, 'right'))),
-      ),
     );
   }
 

@@ -1,17 +1,17 @@
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { type MatrixKernel, type MatrixTiling, STRIP_ROWS, secondStrip } from './matrix_config.js';
 import { type Index, type MatrixOps, plus, times, wgsl } from './matrix_ops.js';
-import { indent, plusConstant, range, slotOf, TileWriter, text } from './matrix_tiles.js';
+import { PairWriter } from './matrix_pair_writer.js';
+import { indent, plusConstant, range, slotOf, text } from './matrix_tiles.js';
 
 /** Strips of 16 rows that a subgroup works on. */
 const STRIPS = [0, 1] as const;
 
 /**
- * Writes the entry point of a kernel whose subgroups work in pairs as in {@link PairBody}, 32 rows for each pair, but in less
- * workgroup memory, so that two workgroups fit a multiprocessor and one works while the other waits.
+ * Writes the entry point of a kernel whose subgroups work in pairs, in less workgroup memory than {@link PairBody}: so two workgroups fit a
+ * multiprocessor, and one works while the other waits.
  *
- * Of the products with K a subgroup takes half of the tile's keys, of those with V half of the head dimension, both for all 32 rows; of
- * the softmax it takes the scores that it has computed, and only probabilities change hands. Scores leave the matrices through
+ * Of the softmax a subgroup takes the scores that it has computed, and only probabilities change hands. Scores leave the matrices through
  * the slice of `k_tile` that the subgroup itself stages: the products with the old keys are done, the new ones not there yet.
  *
  *   stage V of t, fetch K of t + 2; P of t; scores of t + 1 beside its exponentials                                 barrier
@@ -21,15 +21,12 @@ const STRIPS = [0, 1] as const;
  *
  * A row's maximum is that of both subgroups: where it rises by more than MAX_RISE, which is rare, they tell each other, and O is rescaled.
  */
-export class SliceBody extends TileWriter {
-  /** Keys of a subgroup. */
-  readonly #width: number;
+export class SliceBody extends PairWriter {
   /** 16-byte words of a result matrix, whose rows lie side by side in the slice: no bank conflicts with columns of 32 bytes. */
   readonly #matrixWords: number;
 
   constructor(kernel: MatrixKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
-    super(kernel, headDim, tiling, ops, { rows: 2 * STRIP_ROWS, keys: tiling.keys / 2, columns: headDim / 2 });
-    this.#width = tiling.keys / 2;
+    super(kernel, headDim, tiling, ops);
     this.#matrixWords = (tiling.shape.m * tiling.shape.n) / 4;
   }
 
@@ -39,6 +36,13 @@ export class SliceBody extends TileWriter {
     const row = `(slice_row${plusConstant(rows)})`;
     // slot_of is its own inverse.
     return { slot: tensor === 'k' ? row : `(slice_slot${plusConstant(slotOf(rows))})`, d: '(lane % D8)', row };
+  }
+
+  protected override probabilityOffset(r: number, c: number): string {
+    const { m, k } = this.t.shape;
+    const strip = Math.floor((r * m) / STRIP_ROWS);
+    const lines = `pair * ${this.t.keys / 8}u + ${strip * secondStrip(this.t)}u`;
+    return `${(r * m) % STRIP_ROWS}u * P_STRIDE + ${lines} + ${(c * k) / 8}u`;
   }
 
   main(): string {
@@ -74,7 +78,7 @@ let slice_row = subgroup * (BLOCK_N / ${this.t.subgroups}u) + lane / D8;
 let slice_slot = slot_of(slice_row);
 // This invocation works on half \`half\` of row \`lane / 2\` of both strips.
 let half = lane % 2u;
-let p_lane = lane / 2u * P_STRIDE + pair * ${this.t.keys / 8}u + side * ${this.#width / 8}u + half;
+let p_lane = lane / 2u * P_STRIDE + pair * ${this.t.keys / 8}u + side * ${this.width / 8}u + half;
 let s_lane = slice + ${lanePart};
 let local_row = pair * 32u + lane / 2u;`,
         STRIPS.map(
@@ -89,7 +93,7 @@ var l_${s} = 0.0;`,
         this.stage('k'),
         this.fetch('k', '1u'),
         'workgroupBarrier();',
-        this.#scores(),
+        this.scores(),
         'workgroupBarrier();',
         this.#storeScores(),
         this.#takeScores(true),
@@ -102,20 +106,20 @@ var l_${s} = 0.0;`,
         this.tileLoop(),
         'workgroupBarrier();',
         this.#rise(),
-        range(keySteps).map((c) => this.#keysAt(c)),
+        range(keySteps).map((c) => this.keysAt(c)),
         this.stage('v'),
         farther ? nextV : this.early('tile + 2u', this.fetch('k', '(tile + 2u)', keysOf('ahead_key0'))),
         this.walks ? this.handOnWalk() : '',
-        this.#scores(keySteps),
+        this.scores(keySteps),
         this.#exponentials(),
         'workgroupBarrier();',
         this.#storeScores(),
-        range(this.keyDepth).map((c) => this.#probabilitiesAt(c)),
+        range(this.keyDepth).map((c) => this.probabilitiesAt(c)),
         this.#takeScores(false),
         ops.sync(),
         this.stage('k'),
         farther ? this.early('tile + 3u', this.fetch('k', '(tile + 3u)', keysOf('far_key0'))) : nextV,
-        this.#output(),
+        this.output(),
         this.#maxima('(tile + 1u)', keysOf('next_key0')),
         listed ? keys0.map((name, i) => `${name} = ${keys0[i + 1] ?? this.firstKey(`(tile + ${keys0.length + 1}u)`)};`) : '',
         '}',
@@ -130,7 +134,7 @@ var l_${s} = 0.0;`,
     const { ops } = this;
     const { m, k } = this.t.shape;
     // The slice holds twice as many halves as scores.
-    const groups = this.groupsOf(2 * this.#width);
+    const groups = this.groupsOf(2 * this.width);
     const words = groups.flatMap(({ start, columns }) => range(columns / 8).map((i) => ({ start, columns, i })));
     const name = (start: number, i: number): string => `word_${start}_${i}`;
     return text(
@@ -160,35 +164,6 @@ var l_${s} = 0.0;`,
         ),
       ),
       ops.sync(),
-    );
-  }
-
-  /** The matrices of K at step c of the head dimension, as keys_<c>_<keys>. */
-  #keysAt(c: number): string {
-    return text(range(this.scoreMatrices).map((j) => `let keys_${c}_${j} = ${this.#key(c, j)};`));
-  }
-
-  /** Loads a matrix of this subgroup's keys. */
-  #key(c: Index, j: Index): string {
-    const { n, k } = this.t.shape;
-    const offset = `(side * ${this.#width}u + ${wgsl(times(j, n))}) * KV_STRIDE + ${wgsl(times(c, k / 8))}`;
-    return this.ops.load('Right', 'k_tile', offset, 'KV_STRIDE', 'col_major');
-  }
-
-  /** S = Q K^T for this subgroup's keys of the staged tile; `loaded` steps of the head dimension are loaded ({@link #keysAt}). */
-  #scores(loaded = 0): string {
-    const { ops } = this;
-    const products = (c: Index, j: Index, right: string): string[] =>
-      this.rowMatrices.map((r) => ops.set(`s_${r}`, j, ops.multiplyAdd(ops.get(`q_${r}`, c), right, ops.get(`s_${r}`, j))));
-    return text(
-      '// S = Q K^T',
-      this.rowMatrices.map((r) => ops.each('n', this.scoreMatrices, (j) => ops.set(`s_${r}`, j, ops.zero()))),
-      range(loaded).flatMap((c) => range(this.scoreMatrices).map((j) => text(products(c, j, `keys_${c}_${j}`)))),
-      ops.each('c', this.depth - loaded, (c) =>
-        ops.each('n', this.scoreMatrices, (j) =>
-          text(`let right = ${this.#key(plus(loaded, c), j)};`, products(plus(loaded, c), j, 'right')),
-        ),
-      ),
     );
   }
 
@@ -222,7 +197,7 @@ var l_${s} = 0.0;`,
 
   /** This invocation's groups of four scores of a strip, and the variable of each. */
   #taken(strip: number): { readonly j: number; readonly x: string; readonly p: string }[] {
-    return range(this.#width / 8).map((j) => ({ j, x: `x_${strip}_${j}`, p: `p_${strip}_${j}` }));
+    return range(this.width / 8).map((j) => ({ j, x: `x_${strip}_${j}`, p: `p_${strip}_${j}` }));
   }
 
   #takeScores(declare: boolean): string {
@@ -251,7 +226,7 @@ var l_${s} = 0.0;`,
           `let position_${s} = position_of(row_${s});`,
           this.#taken(s).map(({ j, x }) => {
             const one = (i: number): string =>
-              `is_visible(entry, position_${s}, ${this.keyAt(tile, `side * ${this.#width}u + ${this.keyOf(j, i)}`, key0)})`;
+              `is_visible(entry, position_${s}, ${this.keyAt(tile, `side * ${this.width}u + ${this.keyOf(j, i)}`, key0)})`;
             return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
           }),
         ),
@@ -297,7 +272,7 @@ l_${s} *= alpha_${s};`;
    */
   #exponentials(): string {
     const second = secondStrip(this.t);
-    const words = range(this.#width / 16);
+    const words = range(this.width / 16);
     return text(
       '// P = exp2(scale S - m)',
       STRIPS.flatMap((s) => words.map((u) => `var p_word_${s}_${u}: vec4<u32>;`)),
@@ -340,7 +315,7 @@ p_tile[p_lane + ${2 * u}u + (1u - half) * ${second}u] = select(p_word_1_${u}, p_
   #eights(strip: number): { readonly column: string; readonly words: readonly [string, string] }[] {
     const { n } = this.t.shape;
     const otherHalf = n === 8 ? this.#matrixWords : 2;
-    return range(this.#width / 16).map((u) => {
+    return range(this.width / 16).map((u) => {
       const word = (i: number): string => `s_lane + ${this.#words(strip, 4 * u) + i}u + half * ${otherHalf}u`;
       return { column: `${16 * u}u + 8u * half`, words: [word(0), word(1)] };
     });
@@ -359,7 +334,7 @@ p_tile[p_lane + ${2 * u}u + (1u - half) * ${second}u] = select(p_word_1_${u}, p_
         ),
         ops.sync(),
       );
-    return ops.each('g', this.d / 2 / this.#width, (g) => {
+    return ops.each('g', this.d / 2 / this.width, (g) => {
       const start = times(g, this.scoreMatrices);
       return text(
         ops.sync(),
@@ -371,51 +346,14 @@ p_tile[p_lane + ${2 * u}u + (1u - half) * ${second}u] = select(p_word_1_${u}, p_
     });
   }
 
-  /** The probabilities at step c of the keys, as left_<rows>_<c>. */
-  #probabilitiesAt(c: number): string {
-    const { m, k } = this.t.shape;
-    return text(
-      this.rowMatrices.map((r) => {
-        const strip = Math.floor((r * m) / STRIP_ROWS);
-        const offset = `${(r * m) % STRIP_ROWS}u * P_STRIDE + pair * ${this.t.keys / 8}u + ${strip * secondStrip(this.t)}u + ${(c * k) / 8}u`;
-        return `let left_${r}_${c} = ${this.ops.load('Left', 'p_tile', offset, 'P_STRIDE', 'row_major')};`;
-      }),
-    );
-  }
-
-  /** Loads a matrix of V of this subgroup's half of the head dimension. */
-  #value(c: number, j: Index): string {
-    const { n, k } = this.t.shape;
-    const offset = `${c * k}u * KV_STRIDE + side * ${this.d / 16}u + ${wgsl(times(j, n / 8))}`;
-    return this.ops.load('Right', 'v_tile', offset, 'KV_STRIDE', 'row_major');
-  }
-
-  /** O += P V for this subgroup's half of the head dimension. */
-  #output(): string {
-    const { ops } = this;
-    return text(
-      '// O += P V',
-      range(this.keyDepth).map((c) =>
-        ops.each('n', this.outputMatrices, (j) =>
-          text(
-            `let right = ${this.#value(c, j)};`,
-            this.rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}_${c}`, 'right', ops.get(`o_${r}`, j)))),
-          ),
-        ),
-      ),
-    );
-  }
-
   /** O / l to memory, and the log-sum-exp; merged with those of the band, where the head has one. */
   #epilogue(): string {
-    const groups = range(this.d / 2 / this.#width);
+    const groups = range(this.d / 2 / this.width);
     const band = (s: number, g: number, u: number): string => `o_word_${s}_${g}_${u}`;
     const eachEight = (visit: (s: number, g: number, u: number, at: string) => string): string[] =>
       STRIPS.flatMap((s) =>
         groups.flatMap((g) =>
-          this.#eights(s).map(({ column }, u) =>
-            visit(s, g, u, `side * ${this.d / 8}u + (${column} + ${g * this.#width}u) / 4u`),
-          ),
+          this.#eights(s).map(({ column }, u) => visit(s, g, u, `side * ${this.d / 8}u + (${column} + ${g * this.width}u) / 4u`)),
         ),
       );
     return text(
@@ -474,8 +412,8 @@ lse[lse_row(head_out, row_${s})] = LN2 * (m_all_${s} + log2(total_${s}));
                 ({ column, words }, u) => `{
 var a = bitcast<vec4<f32>>(k_tile[${words[0]}]) * own_${s};
 var b = bitcast<vec4<f32>>(k_tile[${words[1]}]) * own_${s};
-${this.walks ? this.#addBand(band(s, g, u), s) : ''}
-store_o(o_row(head_out, row_${s}) + side * ${this.d / 8}u + (${column} + ${g * this.#width}u) / 4u, a, b);
+${this.walks ? this.addBand(band(s, g, u), `of_band_${s}`) : ''}
+store_o(o_row(head_out, row_${s}) + side * ${this.d / 8}u + (${column} + ${g * this.width}u) / 4u, a, b);
 }`,
               ),
               '}',
@@ -485,13 +423,5 @@ store_o(o_row(head_out, row_${s}) + side * ${this.d / 8}u + (${column} + ${g * t
         );
       }),
     );
-  }
-
-  /** Adds eight output columns of the band to `a` and `b`. */
-  #addBand(word: string, strip: number): string {
-    return `if (merges) {
-a = fma(vec4<f32>(unpack2x16float(${word}.x), unpack2x16float(${word}.y)), vec4<f32>(of_band_${strip}), a);
-b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<f32>(of_band_${strip}), b);
-}`;
   }
 }

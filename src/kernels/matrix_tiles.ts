@@ -197,6 +197,14 @@ next_word = walk_word(walk, tile / BATCH + 3u, thread);
 }`;
   }
 
+  /** Adds eight output columns of the band, a word of them times `factor`, to `a` and `b`. */
+  protected addBand(word: string, factor: string): string {
+    return `if (merges) {
+a = fma(vec4<f32>(unpack2x16float(${word}.x), unpack2x16float(${word}.y)), vec4<f32>(${factor}), a);
+b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<f32>(${factor}), b);
+}`;
+  }
+
   /** Combines terms pairwise. */
   protected tree(terms: readonly string[], combine: (a: string, b: string) => string): string {
     if (terms.length === 1) return terms[0] as string;
