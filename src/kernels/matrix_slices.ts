@@ -296,19 +296,28 @@ p_tile[p_lane + ${2 * u}u + (1u - half) * ${second}u] = select(p_word_1_${u}, p_
     );
   }
 
-  /** Multiplies the output with `alpha_<strip>`, through the slice of V. */
+  /** Multiplies the output with `alpha_<strip>`, a group of columns at a time through the slice of V. */
   #rescale(): string {
-    return this.#eachOutput(
-      () =>
-        text(
-          STRIPS.flatMap((s) =>
-            this.#eights(s).flatMap(({ words }) =>
-              words.map((word) => `v_tile[${word}] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(v_tile[${word}]) * alpha_${s});`),
-            ),
+    const { ops } = this;
+    const scale = (word: string, s: number): string =>
+      `v_tile[${word}] = bitcast<vec4<u32>>(bitcast<vec4<f32>>(v_tile[${word}]) * alpha_${s});`;
+    const stride = `${this.t.shape.n / 4}u`;
+    return ops.each('g', this.d / 2 / this.width, (g) => {
+      const start = times(g, this.scoreMatrices);
+      return text(
+        ops.sync(),
+        this.rowMatrices.map((r) => this.#store(`o_${r}`, r, start, 'v_tile')),
+        ops.sync(),
+        STRIPS.flatMap((s) => this.#eights(s).flatMap(({ words }) => words.map((word) => scale(word, s)))),
+        ops.sync(),
+        this.rowMatrices.map((r) =>
+          ops.each('n', this.scoreMatrices, (j) =>
+            ops.loadInto(`o_${r}`, plus(start, j), 'Result', 'v_tile', this.#place(r, j), stride, 'row_major'),
           ),
         ),
-      'v_tile',
-    );
+        ops.sync(),
+      );
+    });
   }
 
   /** The eights of columns of a strip's row in the slice that this invocation works on: their columns, and their two words. */
@@ -318,31 +327,6 @@ p_tile[p_lane + ${2 * u}u + (1u - half) * ${second}u] = select(p_word_1_${u}, p_
     return range(this.width / 16).map((u) => {
       const word = (i: number): string => `s_lane + ${this.#words(strip, 4 * u) + i}u + half * ${otherHalf}u`;
       return { column: `${16 * u}u + 8u * half`, words: [word(0), word(1)] };
-    });
-  }
-
-  /** Passes the output through the slice of an array, a group of columns at a time, and back for `v_tile`. */
-  #eachOutput(visit: (group: Index) => string, array: 'k_tile' | 'v_tile'): string {
-    const { ops } = this;
-    const back = (start: Index): string =>
-      text(
-        ops.sync(),
-        this.rowMatrices.map((r) =>
-          ops.each('n', this.scoreMatrices, (j) =>
-            ops.loadInto(`o_${r}`, plus(start, j), 'Result', array, this.#place(r, j), `${this.t.shape.n / 4}u`, 'row_major'),
-          ),
-        ),
-        ops.sync(),
-      );
-    return ops.each('g', this.d / 2 / this.width, (g) => {
-      const start = times(g, this.scoreMatrices);
-      return text(
-        ops.sync(),
-        this.rowMatrices.map((r) => this.#store(`o_${r}`, r, start, array)),
-        ops.sync(),
-        visit(g),
-        array === 'v_tile' ? back(start) : '',
-      );
     });
   }
 
