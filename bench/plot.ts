@@ -1,6 +1,6 @@
 import { Error as ERRORS, logger, parse, View } from 'vega';
 import { compile, type TopLevelSpec } from 'vega-lite';
-import { STAGES } from '../src/index.js';
+import { STAGES, TIERS } from '../src/index.js';
 import type { BenchFile, BenchRow } from './results.js';
 
 const NAMES: Readonly<Record<string, string>> = {
@@ -22,13 +22,22 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
 const nameOf = (row: BenchRow): string => NAMES[row.pattern] ?? row.pattern;
 const implOf = (row: BenchRow): string => (row.impl === 'ours' ? `ours, ${row.tier}` : row.impl);
 
+/** Place of a row among others: ours first, the best tier of all first, and peers as they come. */
+function rank({ impl, tier }: BenchRow): number {
+  const tiers: readonly string[] = TIERS;
+  return impl === 'ours' ? TIERS.length - tiers.indexOf(tier) : TIERS.length + 1;
+}
+
+/** Rows in the order of {@link rank}. */
+const ranked = (rows: readonly BenchRow[]): BenchRow[] => [...rows].sort((a, b) => rank(a) - rank(b));
+
 /**
  * Time of one head against sequence length, both logarithmic: quadratic growth has twice the slope of linear growth.
  * Ours in the best tier that was measured, peers dashed.
  */
 export function costCurve({ device, rows }: BenchFile): Promise<string> {
-  const best = rows.findLast((r) => r.impl === 'ours')?.tier;
-  const values = rows
+  const best = ranked(rows)[0]?.tier;
+  const values = ranked(rows)
     .filter((r) => (r.impl !== 'ours' || r.tier === best) && r.pattern !== 'static_vertical_slash')
     .map((r) => ({ tokens: r.seqLen, ms: r.ms / r.heads, pattern: nameOf(r), impl: implOf(r) }));
   return renderSvg({
@@ -74,7 +83,7 @@ export function costCurve({ device, rows }: BenchFile): Promise<string> {
 export function bars({ device, rows }: BenchFile): Promise<string> {
   const lengths = rows.map((r) => r.seqLen);
   const seqLen = lengths.includes(131_072) ? 131_072 : Math.max(0, ...lengths);
-  const values = rows
+  const values = ranked(rows)
     .filter((r) => r.seqLen === seqLen)
     .flatMap((r) => {
       const stages = r.stages ?? { estimate: 0, topk: 0, convert: 0, kernel: r.ms };
