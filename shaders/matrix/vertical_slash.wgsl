@@ -12,7 +12,7 @@
 // Control flow depends on words at addresses that are the same for all invocations, and on nothing that a loop has found. Otherwise
 // NVIDIA's compiler takes the loop over tiles for one that some invocations leave early, and copies the matrices of O in every tile.
 //
-// Constants: BLOCK_N (the TILE of slash_tiles.wgsl), THREADS (2 BLOCK_N or more). Head entry: arg0 = room for columns.
+// Constants: BLOCK_N (the TILE of slash_tiles.wgsl), THREADS (2 BLOCK_N or more; 4 where K is fetched two tiles ahead). Head entry: arg0 = room for columns.
 
 // What a block of rows walks over. The word of slot s of tile t lies at from + t * BLOCK_N + s.
 struct Walk {

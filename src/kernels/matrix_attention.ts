@@ -60,11 +60,11 @@ const SOURCES: Readonly<Record<MatrixKernel, readonly string[]>> = {
  *   for each tile of BLOCK_N keys:   S = Q K^T;   m' = max(m, rowmax S);   P = exp2(scale S - m')
  *                                    l = l exp2(m - m') + rowsum P;   O = O exp2(m - m') + P V
  *
- * A subgroup owns `strips` strips of 16 query rows, entirely: only staging K and V needs the whole workgroup. (Or two subgroups
- * share 32 rows: {@link PairBody}.)
- * Its scores leave the matrices through workgroup memory that no other subgroup touches (`s_tile`), where two
- * invocations share a row; probabilities go back the same way, in place. m, l and the rare rescaling of O
- * (when a maximum rises by more than 2^8: FlashAttention-4's lazy rescaling) are a subgroup's own decision.
+ * A subgroup owns `strips` strips of 16 query rows, entirely: only staging K and V needs the whole workgroup. Its scores leave the
+ * matrices through workgroup memory that no other subgroup touches (`s_tile`), where two invocations share a row; probabilities go
+ * back the same way, in place. m, l and the rare rescaling of O (when a maximum rises by more than 2^8: FlashAttention-4's lazy
+ * rescaling) are a subgroup's own decision. Or two subgroups share 32 rows, decide together and exchange what they must:
+ * {@link PairBody}, {@link SliceBody}.
  * Tiles that every row sees entirely skip the mask.
  *
  * WGSL has no access to the elements of a matrix, and arrays of matrices land in local memory unless every

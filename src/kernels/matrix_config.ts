@@ -181,6 +181,8 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
     if (SUBGROUP_SIZE % d8 !== 0 || headDim % t.keys !== 0)
       return `rows of ${headDim} columns are not whole shares of a subgroup`;
     if (t.vFirst) return 'slices have no choice of what comes first';
+    if (((t.keys / t.subgroups) * d8) % SUBGROUP_SIZE !== 0)
+      return `${t.keys} keys are not whole slices of ${t.subgroups} subgroups`;
     if (stagedStride(headDim) < 4 * t.subgroups) return `the scores of ${t.subgroups} subgroups do not fit their slices of K`;
   }
   if (t.vFirst && !t.pairs) return 'only pairs can ask for V first';

@@ -376,7 +376,7 @@ let total_${s} = sum_${s};
 let own_${s} = select(0.0, 1.0 / sum_${s}, sum_${s} > 0.0);`,
         ),
       ),
-      this.walks ? 'workgroupBarrier();' : '', // the other subgroup of the pair reads the band's log-sum-exp, too
+      this.walks ? 'storageBarrier();' : '', // the other subgroup of the pair reads the band's log-sum-exp, too
       STRIPS.map(
         (s) => `if (side == 0u && half == 0u && is_row(row_${s}) && params.write_lse != 0u) {
 lse[lse_row(head_out, row_${s})] = LN2 * (m_all_${s} + log2(total_${s}));

@@ -136,7 +136,7 @@ export class TileWriter {
     return this.eachWord((i) => `var ${tensor}_next_${i} = vec4<u32>();`);
   }
 
-  /** Stores the words that {@link #fetch} loaded. */
+  /** Stores the words that {@link fetch} loaded. */
   protected stage(tensor: 'k' | 'v'): string {
     return this.eachWord((i, start, end) => {
       const { row, d } = this.slot(tensor, i);

@@ -362,8 +362,7 @@ export function productShader(
   if (norm) throw invalidArgument('rows', rows, `at most ${GEMV_ROWS}, with a norm`);
   const { columns, bias } = matrix;
   const size = { m: rows, n: part.rows, k: columns };
-  const aligned = part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrix.rows % 4 === 0;
-  const tiling = (aligned ? matrixTilingFor(kernels, size) : undefined) ?? gemmTiling(kernels, rows);
+  const tiling = (isAligned(part, matrix.rows) ? matrixTilingFor(kernels, size) : undefined) ?? gemmTiling(kernels, rows);
   const { workgroups, share } = blocksOf(kernels, tiling, size);
   const split = share < columns;
   const kernel = (shader: ShaderSpec): ProductKernel =>
@@ -375,6 +374,11 @@ export function productShader(
   return kernel(gemmShader(kernels, type, split ? 'f32' : output, bias && !split, tiling));
 }
 
+/** Whether kernels on subgroup matrices can write the columns of a part of the weights. */
+function isAligned(part: Pick<WeightPart, 'rows' | 'rowStart'>, matrixRows: number): boolean {
+  return part.rows % 4 === 0 && part.rowStart % 4 === 0 && matrixRows % 4 === 0;
+}
+
 /**
  * The tiling of a product on subgroup matrices, of m rows with n rows of k columns; none where other kernels do it. Dispatches end with
  * their last workgroup: of many rows the block counts that makes most of all the rounds that the device takes for them.
@@ -384,14 +388,32 @@ function matrixTilingFor(kernels: ModelKernels, size: ProductSize): MatrixGemmTi
   const { m, k } = size;
   if (!matrix || activation !== 'f16' || m <= GEMV_ROWS) return undefined;
   if (!hasManyRows(m)) return gemmTilingFor(fewRowsTiling(matrix, profile.limits, m), k);
-  const tilings = blocksForManyRows(matrix).map((t) => gemmTilingFor(t, k));
   const cost = (t: MatrixGemmTiling): number => {
     const { workgroups, share } = blocksOf(kernels, t, size);
     const [x, y, shares] = workgroups;
     const rounds = Math.ceil((x * y * shares) / workgroupsToFill(profile, gemmWorkgroupBytes(t)));
     return rounds * blockCost(t, share) + (shares > 1 ? SHARES_COST : 0);
   };
-  return tilings.reduce((best, t) => (cost(t) < cost(best) ? t : best));
+  return manyRowsTilings(matrix, k).reduce((best, t) => (cost(t) < cost(best) ? t : best));
+}
+
+/** The tilings of products of many rows with matrices of so many columns. */
+function manyRowsTilings(matrix: MatrixGemmTiling, columns: number): readonly MatrixGemmTiling[] {
+  return blocksForManyRows(matrix).map((t) => gemmTilingFor(t, columns));
+}
+
+/** The kernels of all of {@link manyRowsTilings}, without shares, where a product has many rows and runs on subgroup matrices. */
+function manyRowsShaders(
+  { matrix, activation, profile }: ModelKernels,
+  part: Pick<WeightPart, 'type' | 'rows' | 'rowStart'>,
+  { rows: matrixRows, columns, bias }: { readonly rows: number; readonly columns: number; readonly bias: boolean },
+  output: MatrixProductOutput,
+  rows: number,
+): readonly ShaderSpec[] {
+  if (!matrix || activation !== 'f16' || !hasManyRows(rows) || !isAligned(part, matrixRows)) return [];
+  return manyRowsTilings(matrix, columns).map((t) =>
+    matrixGemmShader({ ...t, split: false }, part.type, output, bias, profile.checked),
+  );
 }
 
 /** Words of `GemmParams`, see shaders/model/gemm_bindings.wgsl. */
@@ -421,7 +443,10 @@ function dequantizes({ dequantizeFrom, activation }: ModelKernels, type: WeightT
   return dequantizeFrom !== undefined && activation === 'f16' && type !== 'f16' && rows > GEMV_ROWS && rows >= dequantizeFrom;
 }
 
-/** Every shader that {@link recordProduct} takes for a matrix and so many rows, or {@link recordSwigluProduct}. */
+/**
+ * Every shader that {@link recordProduct} takes for a matrix and so many rows, or {@link recordSwigluProduct}. Of many rows it has those
+ * for any other number of them, too, but for shares of the columns: prompts have any length, and slabs of weights any part of the rows.
+ */
 export function productShaders(
   kernels: ModelKernels,
   matrix: Matrix,
@@ -432,8 +457,14 @@ export function productShaders(
   const shape = shapeOf(matrix);
   return matrix.parts.flatMap((part) => {
     const first = dequantizes(kernels, part.type, rows);
-    const { shader, shares } = productShader(kernels, first ? { ...part, type: 'f16' } : part, shape, output, rows, norm);
-    return [...(first ? [dequantizeShader(part.type)] : []), shader, ...(shares ? [shares.combine] : [])];
+    const read = first ? ({ ...part, type: 'f16' } as const) : part;
+    const { shader, shares } = productShader(kernels, read, shape, output, rows, norm);
+    return [
+      ...(first ? [dequantizeShader(part.type)] : []),
+      shader,
+      ...(shares ? [shares.combine] : []),
+      ...manyRowsShaders(kernels, read, shape, output, rows),
+    ];
   });
 }
 

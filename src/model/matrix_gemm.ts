@@ -152,7 +152,7 @@ export const FEW_ROWS_TILINGS: readonly GemmTilingShape[] = [
   tiling([128, 128], [64, 32], 64),
 ];
 
-/** Rows from which on blocks that are not full matter less than what larger ones save. */
+/** Most rows for which blocks for few are looked at; of more, {@link blockCost} decides. */
 const MANY_ROWS = 512;
 
 /** Whether {@link fewRowsTiling} has no say. */
@@ -166,7 +166,6 @@ export function fewRowsTiling(
   limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
   rows: number,
 ): MatrixGemmTiling {
-  if (hasManyRows(rows)) return many;
   const few = FEW_ROWS_TILINGS.map((t) => ({ ...t, shape: many.shape })).filter((t) => gemmTilingFits(t, limits));
   const padded = (t: MatrixGemmTiling): number => Math.ceil(rows / t.blockM) * t.blockM;
   const largest = few.at(-1) ?? many;
@@ -180,11 +179,11 @@ const BLOCKS: readonly GemmTilingShape[] = [
   tiling([128, 128], [64, 32], 64),
 ];
 
-/** The blocks that may take the place of the largest one; of another tiling it is itself. */
+/** The tilings that may take the place of the one that {@link chooseGemmTiling} prefers, itself first; of any other one only itself. */
 export function blocksForManyRows(many: MatrixGemmTiling): readonly MatrixGemmTiling[] {
-  const [largest] = BLOCKS;
-  const isLargest = many.blockM === largest?.blockM && many.blockN === largest.blockN;
-  return isLargest ? BLOCKS.map((t) => ({ ...many, ...t })) : [many];
+  const preferred = Object.entries(BLOCKS[0] as GemmTilingShape);
+  const isPreferred = preferred.every(([name, value]) => many[name as keyof GemmTilingShape] === value);
+  return isPreferred ? BLOCKS.map((t) => ({ ...many, ...t })) : [many];
 }
 
 /** What a row of A or of W costs that is staged, and what is done before and behind the steps, in multiply-adds of a block (H100). */

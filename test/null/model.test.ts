@@ -12,6 +12,7 @@ import {
   gemvTiling,
   type ModelKernels,
   productShader,
+  productShaders,
 } from '../../src/model/gemm.js';
 import {
   chooseGemmTiling,
@@ -188,8 +189,41 @@ test('products of many rows have the blocks that fill the last workgroups best',
   expect(chosen(8192, 960, 576)).toBe('160x192');
   expect(chosen(8192, 576, 576)).toBe('128x192');
   expect(chosen(32_768, 4096, 4096)).toBe('160x192');
-  // A tiling that was asked for is taken.
+  // A tiling that was asked for is taken, also one that looks like the preferred one.
   expect(chosen(2048, 4096, 4096, GEMM_TILINGS[3])).toBe('192x128');
+  expect(chosen(2048, 4096, 4096, { ...(GEMM_TILINGS[0] as GemmTilingShape), depth: 32 })).toBe('160x192');
+});
+
+test('what is prepared for one prompt serves those of other lengths, and slabs of weights', async () => {
+  const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
+  const plain = profileDevice(device, 'f16');
+  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
+  const profile = { ...plain, limits, tilings: { workgroups: 264 } };
+  const tiling: MatrixGemmTiling = { shape: { m: 16, n: 16, k: 16 }, ...(GEMM_TILINGS[0] as GemmTilingShape) };
+  const kernels: ModelKernels = { profile, activation: 'f16', matrix: tiling, dequantizeFrom: 256 };
+  const buffer = device.createBuffer({ size: 16, usage: 0x80 });
+  let products = 0;
+  for (const [output, type, n, columns, slabs] of [
+    ['activation', 'f16', 6144, 4096, []],
+    ['add', 'q4_k', 4096, 14_336, [2304, 1792]],
+    ['swiglu', 'q4_k', 28_672, 4096, [16_128, 12_544]],
+  ] as const) {
+    const matrix = { rows: n, columns, parts: [{ type, buffer, rows: n, rowStart: 0 }] };
+    for (const prepared of [2048, 8192]) {
+      const labels = new Set(productShaders(kernels, matrix, output, prepared).map(({ label }) => label));
+      const shape = { rows: n, columns, bias: false };
+      for (const rows of [n, ...slabs]) {
+        for (let m = 513; m <= 8192; m += 61) {
+          const { shader, shares } = productShader(kernels, { type: 'f16', rows, rowStart: 0 }, shape, output, m);
+          if (shares) continue; // fewer blocks than half of the device: left to when they are needed
+          expect(labels, `${output} ${rows} x ${columns}, ${m} rows`).toContain(shader.label);
+          products++;
+        }
+      }
+    }
+  }
+  expect(products).toBeGreaterThan(1000);
+  buffer.destroy();
 });
 
 test('products repeat their last rows on a device without checks of loads', async () => {
