@@ -9,20 +9,18 @@ import { type BenchFile, report, toCsv, write } from './results.js';
  * @returns the Markdown, and which files were written
  */
 export async function writeReport(path: string, file: BenchFile): Promise<string> {
-  const markdown = report(file);
-  write(`${path}.csv`, toCsv(file.rows));
-  write(`${path}.md`, markdown);
-  write(`${path}-curve.svg`, await costCurve(file));
-  write(`${path}-bars.svg`, await bars(file));
-  return `${markdown}\nwrote ${path}.{csv,md}, ${path}-{curve,bars}.svg`;
+  return writeAll(path, report(file), toCsv(file.rows), { curve: await costCurve(file), bars: await bars(file) });
 }
 
 /** The same of a whole model's file. */
 export async function writeModelReport(path: string, file: ModelFile): Promise<string> {
-  const markdown = modelReport(file);
-  write(`${path}.csv`, toModelCsv(file.rows));
+  const plots = { curve: await promptCurve(file), parts: await partBars(file) };
+  return writeAll(path, modelReport(file), toModelCsv(file.rows), plots);
+}
+
+function writeAll(path: string, markdown: string, csv: string, plots: Readonly<Record<string, string>>): string {
+  write(`${path}.csv`, csv);
   write(`${path}.md`, markdown);
-  write(`${path}-curve.svg`, await promptCurve(file));
-  write(`${path}-parts.svg`, await partBars(file));
-  return `${markdown}\nwrote ${path}.{csv,md}, ${path}-{curve,parts}.svg`;
+  for (const [name, svg] of Object.entries(plots)) write(`${path}-${name}.svg`, svg);
+  return `${markdown}\nwrote ${path}.{csv,md}, ${path}-{${Object.keys(plots).join()}}.svg`;
 }

@@ -472,18 +472,13 @@ q_tile[row * KV_STRIDE + d] = x;
    */
   #softmax(key: string, between = ''): string {
     const over = this.#strips.map((s) => `scale * own_max_${s} > m_${s} + MAX_RISE`);
-    const max = (strip: number): string =>
-      this.tree(
-        this.#taken(strip).map(({ x }) => x),
-        (a, b) => `max(${a}, ${b})`,
-      );
     return text(
       '// P = exp2(scale S - m)',
       '{',
       this.#mask(key),
       between,
       this.#strips.map((s) => this.#exponentials(s, true)),
-      this.#strips.map((s) => `let own_max_${s} = max_of(${max(s)});`),
+      this.#strips.map((s) => `let own_max_${s} = ${this.greatest(this.#taken(s).map(({ x }) => x))};`),
       this.#storeProbabilities(),
       this.ops.any('rises', over.length > 1 ? over.map((o) => `(${o})`).join(' | ') : over.join('')),
       'if (rises) {',
@@ -506,11 +501,11 @@ q_tile[row * KV_STRIDE + d] = x;
       this.#strips.map((s) =>
         text(
           `let position_${s} = position_of(row_${s});`,
-          this.#taken(s).map(({ j, x }) => {
-            const one = (i: number): string =>
-              `is_visible(entry, position_${s}, ${this.keyAt('tile', `${key} + ${this.keyOf(j, i)}`, listed ? 'tile_key0' : undefined)})`;
-            return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
-          }),
+          this.#taken(s).map(({ j, x }) =>
+            this.hide(x, `position_${s}`, (i) =>
+              this.keyAt('tile', `${key} + ${this.keyOf(j, i)}`, listed ? 'tile_key0' : undefined),
+            ),
+          ),
         ),
       ),
       '}',
@@ -522,10 +517,7 @@ q_tile[row * KV_STRIDE + d] = x;
     const taken = this.#taken(strip);
     return text(
       taken.map(({ x, p }) => `${declare ? 'var ' : ''}${p} = exp2(fma(${x}, vec4<f32>(scale), vec4<f32>(-m_${strip})));`),
-      `${declare ? 'var ' : ''}sum_${strip} = sum_of(${this.tree(
-        taken.map(({ p }) => p),
-        (a, b) => `(${a} + ${b})`,
-      )});`,
+      `${declare ? 'var ' : ''}sum_${strip} = ${this.sum(taken.map(({ p }) => p))};`,
     );
   }
 

@@ -79,19 +79,23 @@ export function scoreWords(t: MatrixTiling): number {
   return (matrixBlockM(t) / stripsAbreast(t)) * scoreStride(t) - SCORE_PAD;
 }
 
+/** 16-byte words of the probabilities of a row of every pair. */
+function pairWords(t: MatrixTiling): number {
+  return ((t.subgroups / 2) * t.keys) / 8;
+}
+
 /**
  * 16-byte words from the probabilities of a pair's first strip of 16 rows to those of its second one, with slices: those of all pairs
  * lie side by side. An odd number, 4 less than a multiple of 8 but for the other word of a row, so that the words of four rows and
  * both strips that are stored at a time fall into different banks.
  */
 export function secondStrip(t: MatrixTiling): number {
-  const words = ((t.subgroups / 2) * t.keys) / 8;
-  return 8 * Math.ceil((words - 3) / 8) + 3;
+  return 8 * Math.ceil((pairWords(t) - 3) / 8) + 3;
 }
 
 /** 16-byte words from one row of probabilities that lie apart from the scores to the next; an odd number. */
 export function probabilityStride(t: MatrixTiling): number {
-  return t.slices ? secondStrip(t) + ((t.subgroups / 2) * t.keys) / 8 : t.keys / 8 + 1;
+  return t.slices ? secondStrip(t) + pairWords(t) : t.keys / 8 + 1;
 }
 
 /**

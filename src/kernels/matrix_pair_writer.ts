@@ -1,6 +1,17 @@
+import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { type MatrixKernel, type MatrixTiling, STRIP_ROWS } from './matrix_config.js';
-import { type Index, type MatrixOps, plus, times, wgsl } from './matrix_ops.js';
+import { type Index, type MatrixOps, plus, type TileArray, times, wgsl } from './matrix_ops.js';
 import { range, TileWriter, text } from './matrix_tiles.js';
+
+/** Where queries pass through workgroup memory, `words` 16-byte words of each of a pair's 32 rows at a time. */
+export interface QueryRoom {
+  readonly array: TileArray;
+  /** Place of word `lane + i` of all rows, row after row. */
+  readonly word: (i: number, words: number) => string;
+  /** Where a row begins, and how far it is to the next one. */
+  readonly row: (row: number, words: number) => string;
+  readonly stride: (words: number) => string;
+}
 
 /**
  * What kernels share whose subgroups work in pairs, 32 rows for each pair, so that every matrix of K and V that is loaded from workgroup
@@ -14,6 +25,65 @@ export abstract class PairWriter extends TileWriter {
   constructor(kernel: MatrixKernel, headDim: number, tiling: MatrixTiling, ops: MatrixOps) {
     super(kernel, headDim, tiling, ops, { rows: 2 * STRIP_ROWS, keys: tiling.keys / 2, columns: headDim / 2 });
     this.width = tiling.keys / 2;
+  }
+
+  /**
+   * First tiles and queries, all on the way at once; the queries pass through workgroup memory into registers.
+   *
+   * @param pairRow first row of the pair in the workgroup
+   */
+  protected queries(pairRow: string, through: QueryRoom): string {
+    const { ops } = this;
+    const { m, k } = this.t.shape;
+    // A row of scores has room for twice as many halves; what remains of the head dimension has a group of its own.
+    const groups = this.groupsOf(2 * this.width);
+    const eachWord = (visit: (name: string, row: string, word: string, start: number) => string): string[] =>
+      groups.flatMap(({ start, columns }) =>
+        range(columns / 8).map((i) => {
+          const at = `(lane + ${SUBGROUP_SIZE * i}u)`;
+          return visit(`word_${start}_${i}`, `${at} / ${columns / 8}u`, `${at} % ${columns / 8}u`, start);
+        }),
+      );
+    return text(
+      this.declareFetched('k'),
+      this.declareFetched('v'),
+      eachWord((name) => `var ${name} = vec4<u32>();`),
+      'if (params.n_q > 0u) {', // keeps the loads together
+      this.fetch('k', '0u'),
+      eachWord(
+        (name, row, word, start) =>
+          `${name} = load_q(q_row(q_head, row0 + ${pairRow} + ${row}) + 2u * (${word}) + ${start / 4}u);`,
+      ),
+      this.fetch('v', '0u'),
+      '}',
+      this.rowMatrices.map((r) => ops.declare(`q_${r}`, 'Left', this.depth)),
+      groups.map(({ start, columns }) => {
+        const words = columns / 8;
+        return text(
+          ops.sync(),
+          range(words).map((i) => {
+            const to = through.word(SUBGROUP_SIZE * i, words);
+            return `${through.array}[${to}] = word_${start}_${i} ^ vec4<u32>(sign_flip);`;
+          }),
+          ops.sync(),
+          this.rowMatrices.map((r) =>
+            ops.each('c', columns / k, (c) => {
+              const offset = `${through.row(r * m, words)} + ${wgsl(times(c, k / 8))}`;
+              return ops.loadInto(
+                `q_${r}`,
+                plus(start / k, c),
+                'Left',
+                through.array,
+                offset,
+                through.stride(words),
+                'row_major',
+              );
+            }),
+          ),
+        );
+      }),
+      ops.sync(),
+    );
   }
 
   /** Offset in `p_tile` of the probabilities of row matrix r at step c of the keys. */

@@ -41,7 +41,12 @@ let s_own = own_row * S_STRIDE + half;
 let s_lane = s_pair + lane * S_STRIDE;
 var m = M_START;
 var l = 0.0;`,
-        this.#queries(),
+        this.queries('pair_row', {
+          array: 's_tile',
+          word: (i, words) => `s_pair + (lane + ${i}u) / ${words}u * S_STRIDE + (lane + ${i}u) % ${words}u`,
+          row: (row) => `s_pair + ${row}u * S_STRIDE`,
+          stride: () => 'S_STRIDE',
+        }),
         this.rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
         this.rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
         this.stage('k'),
@@ -76,56 +81,6 @@ var l = 0.0;`,
     );
   }
 
-  /** First tiles and queries, all on the way at once; the queries pass through s_tile into registers. */
-  #queries(): string {
-    const { ops } = this;
-    const { m, k } = this.t.shape;
-    // A row of s_tile holds twice as many halves as scores; what remains of the head dimension has a group of its own.
-    const groups = this.groupsOf(2 * this.width);
-    const words = (columns: number): number => columns / 8;
-    const eachWord = (visit: (name: string, row: string, word: string, start: number) => string): string[] =>
-      groups.flatMap(({ start, columns }) =>
-        range(words(columns)).map((i) =>
-          visit(
-            `word_${start}_${i}`,
-            `(lane + ${32 * i}u) / ${words(columns)}u`,
-            `(lane + ${32 * i}u) % ${words(columns)}u`,
-            start,
-          ),
-        ),
-      );
-    return text(
-      this.declareFetched('k'),
-      this.declareFetched('v'),
-      eachWord((name) => `var ${name} = vec4<u32>();`),
-      'if (params.n_q > 0u) {', // keeps the loads together
-      this.fetch('k', '0u'),
-      eachWord(
-        (name, row, word, start) => `${name} = load_q(q_row(q_head, row0 + pair_row + ${row}) + 2u * (${word}) + ${start / 4}u);`,
-      ),
-      this.fetch('v', '0u'),
-      '}',
-      this.rowMatrices.map((r) => ops.declare(`q_${r}`, 'Left', this.depth)),
-      groups.map(({ start, columns }) =>
-        text(
-          ops.sync(),
-          range(words(columns)).map(
-            (i) =>
-              `s_tile[s_pair + (lane + ${32 * i}u) / ${words(columns)}u * S_STRIDE + (lane + ${32 * i}u) % ${words(columns)}u] = word_${start}_${i} ^ vec4<u32>(sign_flip);`,
-          ),
-          ops.sync(),
-          this.rowMatrices.map((r) =>
-            ops.each('c', columns / k, (c) => {
-              const offset = `s_pair + ${r * m}u * S_STRIDE + ${wgsl(times(c, k / 8))}`;
-              return ops.loadInto(`q_${r}`, plus(start / k, c), 'Left', 's_tile', offset, 'S_STRIDE', 'row_major');
-            }),
-          ),
-        ),
-      ),
-      ops.sync(),
-    );
-  }
-
   #storeScores(): string {
     return text(this.rowMatrices.map((r) => this.#store(`s_${r}`, r, this.scoreMatrices, (j) => j)));
   }
@@ -154,10 +109,7 @@ var l = 0.0;`,
     const parts = range(this.width / 4);
     const exponentials = text(
       parts.map((j) => `p_${j} = exp2(fma(x_${j}, vec4<f32>(scale), vec4<f32>(-m)));`),
-      `sum = sum_of(${this.tree(
-        parts.map((j) => `p_${j}`),
-        (a, b) => `(${a} + ${b})`,
-      )});`,
+      `sum = ${this.sum(parts.map((j) => `p_${j}`))};`,
     );
     const storeProbabilities = range(this.width / 8)
       .map((u) => `p_tile[own_row * P_STRIDE + ${2 * u}u + half] = pack_halves(p_${2 * u}, p_${2 * u + 1});`)
@@ -168,17 +120,11 @@ var l = 0.0;`,
       'var sum: f32;',
       `if (!${this.isFull('tile')}) {`,
       'let position = position_of(row0 + own_row);',
-      parts.map((j) => {
-        const one = (i: number): string => `is_visible(entry, position, ${this.keyAt('tile', this.keyOf(j, i))})`;
-        return `x_${j} = select(vec4<f32>(MASKED), x_${j}, vec4<bool>(${range(4).map(one).join(', ')}));`;
-      }),
+      parts.map((j) => this.hide(`x_${j}`, 'position', (i) => this.keyAt('tile', this.keyOf(j, i)))),
       '}',
       between,
       exponentials,
-      `let own_max = max_of(${this.tree(
-        parts.map((j) => `x_${j}`),
-        (a, b) => `max(${a}, ${b})`,
-      )});`,
+      `let own_max = ${this.greatest(parts.map((j) => `x_${j}`))};`,
       storeProbabilities,
       ops.any('rises', 'scale * own_max > m + MAX_RISE'),
       'if (rises) {',

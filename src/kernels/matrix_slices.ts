@@ -62,8 +62,7 @@ export class SliceBody extends PairWriter {
     const nextV = this.early('tile + 1u', this.fetch('v', '(tile + 1u)', keysOf('next_key0')));
     return indent(
       text(
-        'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
-        'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
+        this.arrays(),
         '// Probabilities: lines of the first strips of all pairs, and of the second ones.',
         'var<workgroup> p_tile: array<vec4<u32>, 16u * P_STRIDE>;',
         '// Maxima of a row, of either half of the keys, and the step at which they rose in a subgroup.',
@@ -87,7 +86,12 @@ var m_${s} = M_START;
 var l_${s} = 0.0;`,
         ),
         this.walks ? this.beginWalk() : '',
-        this.#queries(),
+        this.queries('pair * 32u', {
+          array: 'k_tile',
+          word: (i) => `slice + lane + ${i}u`,
+          row: (row, words) => `slice + ${row * words}u`,
+          stride: (words) => `${words}u`,
+        }),
         this.rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
         this.rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
         this.stage('k'),
@@ -126,44 +130,6 @@ var l_${s} = 0.0;`,
         this.#epilogue(),
         '}',
       ),
-    );
-  }
-
-  /** First tiles and queries, all on the way at once; the queries pass through the slice into registers. */
-  #queries(): string {
-    const { ops } = this;
-    const { m, k } = this.t.shape;
-    // The slice holds twice as many halves as scores.
-    const groups = this.groupsOf(2 * this.width);
-    const words = groups.flatMap(({ start, columns }) => range(columns / 8).map((i) => ({ start, columns, i })));
-    const name = (start: number, i: number): string => `word_${start}_${i}`;
-    return text(
-      this.declareFetched('k'),
-      this.declareFetched('v'),
-      words.map(({ start, i }) => `var ${name(start, i)} = vec4<u32>();`),
-      'if (params.n_q > 0u) {', // keeps the loads together
-      this.fetch('k', '0u'),
-      words.map(
-        ({ start, columns, i }) =>
-          `${name(start, i)} = load_q(q_row(q_head, row0 + pair * 32u + (lane + ${32 * i}u) / ${columns / 8}u) + 2u * ((lane + ${32 * i}u) % ${columns / 8}u) + ${start / 4}u);`,
-      ),
-      this.fetch('v', '0u'),
-      '}',
-      this.rowMatrices.map((r) => ops.declare(`q_${r}`, 'Left', this.depth)),
-      groups.map(({ start, columns }) =>
-        text(
-          ops.sync(),
-          range(columns / 8).map((i) => `k_tile[slice + lane + ${32 * i}u] = ${name(start, i)} ^ vec4<u32>(sign_flip);`),
-          ops.sync(),
-          this.rowMatrices.map((r) =>
-            ops.each('c', columns / k, (c) => {
-              const offset = `slice + ${(r * m * columns) / 8}u + ${wgsl(times(c, k / 8))}`;
-              return ops.loadInto(`q_${r}`, plus(start / k, c), 'Left', 'k_tile', offset, `${columns / 8}u`, 'row_major');
-            }),
-          ),
-        ),
-      ),
-      ops.sync(),
     );
   }
 
@@ -213,26 +179,19 @@ var l_${s} = 0.0;`,
   /** Hides scores of a tile that rows do not see, and says so where maxima rise. */
   #maxima(tile: string, key0?: string): string {
     const { ops } = this;
-    const max = (s: number): string =>
-      this.tree(
-        this.#taken(s).map(({ x }) => x),
-        (a, b) => `max(${a}, ${b})`,
-      );
     return text(
       '{',
       `if (!${this.isFull(tile, key0)}) {`,
       STRIPS.map((s) =>
         text(
           `let position_${s} = position_of(row_${s});`,
-          this.#taken(s).map(({ j, x }) => {
-            const one = (i: number): string =>
-              `is_visible(entry, position_${s}, ${this.keyAt(tile, `side * ${this.width}u + ${this.keyOf(j, i)}`, key0)})`;
-            return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${range(4).map(one).join(', ')}));`;
-          }),
+          this.#taken(s).map(({ j, x }) =>
+            this.hide(x, `position_${s}`, (i) => this.keyAt(tile, `side * ${this.width}u + ${this.keyOf(j, i)}`, key0)),
+          ),
         ),
       ),
       '}',
-      STRIPS.map((s) => `let own_max_${s} = max_of(${max(s)});`),
+      STRIPS.map((s) => `let own_max_${s} = ${this.greatest(this.#taken(s).map(({ x }) => x))};`),
       ops.any('rises_ahead', STRIPS.map((s) => `(scale * own_max_${s} > m_${s} + MAX_RISE)`).join(' | ')),
       'if (rises_ahead) {',
       STRIPS.map((s) => `row_max[side * BLOCK_M + local_row + ${s * STRIP_ROWS}u] = scale * ${ops.pairMax(`own_max_${s}`)};`),
@@ -282,10 +241,7 @@ l_${s} *= alpha_${s};`;
           '{',
           taken.map(({ x, p }) => `let ${p} = exp2(fma(${x}, vec4<f32>(scale), vec4<f32>(-m_${s})));`),
           words.map((u) => `p_word_${s}_${u} = pack_halves(p_${s}_${2 * u}, p_${s}_${2 * u + 1});`),
-          `l_${s} += sum_of(${this.tree(
-            taken.map(({ p }) => p),
-            (a, b) => `(${a} + ${b})`,
-          )});`,
+          `l_${s} += ${this.sum(taken.map(({ p }) => p))};`,
           '}',
         );
       }),

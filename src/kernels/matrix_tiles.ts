@@ -205,11 +205,26 @@ b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<
 }`;
   }
 
+  /** Hides those of four scores whose key a position does not see. */
+  protected hide(x: string, position: string, key: (i: number) => string): string {
+    const seen = range(4).map((i) => `is_visible(entry, ${position}, ${key(i)})`);
+    return `${x} = select(vec4<f32>(MASKED), ${x}, vec4<bool>(${seen.join(', ')}));`;
+  }
+
+  /** The greatest element of some vec4, and the sum of all elements. */
+  protected greatest(terms: readonly string[]): string {
+    return `max_of(${this.#tree(terms, (a, b) => `max(${a}, ${b})`)})`;
+  }
+
+  protected sum(terms: readonly string[]): string {
+    return `sum_of(${this.#tree(terms, (a, b) => `(${a} + ${b})`)})`;
+  }
+
   /** Combines terms pairwise. */
-  protected tree(terms: readonly string[], combine: (a: string, b: string) => string): string {
+  #tree(terms: readonly string[], combine: (a: string, b: string) => string): string {
     if (terms.length === 1) return terms[0] as string;
     const middle = Math.ceil(terms.length / 2);
-    return combine(this.tree(terms.slice(0, middle), combine), this.tree(terms.slice(middle), combine));
+    return combine(this.#tree(terms.slice(0, middle), combine), this.#tree(terms.slice(middle), combine));
   }
 
   /**
@@ -236,13 +251,12 @@ b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<
 
   // ---- the kernel's frame
 
-  /** Arrays that all loops share, without the padding behind their last rows; `scores` says what s_tile holds. */
-  protected arrays(scores: string): string {
+  /** Arrays that all loops share, without the padding behind their last rows; `scores` says what s_tile holds, if there is one. */
+  protected arrays(scores?: string): string {
     return text(
       'var<workgroup> k_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
       'var<workgroup> v_tile: array<vec4<u32>, BLOCK_N * KV_STRIDE - 1u>;',
-      `// ${scores}`,
-      `var<workgroup> s_tile: array<vec4<u32>, ${scoreWords(this.t)}u>;`,
+      scores ? `// ${scores}\nvar<workgroup> s_tile: array<vec4<u32>, ${scoreWords(this.t)}u>;` : '',
     );
   }
 

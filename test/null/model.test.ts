@@ -133,13 +133,17 @@ test('a device gets a tiling that it can run, or none', () => {
   expect(() => matrixGemmShader(odd, 'f16', 'f32', false)).toThrow('tiling');
 });
 
+/** A profile with the limits and the multiprocessors of an H100. */
+function likeH100(device: GPUDevice) {
+  const plain = profileDevice(device, 'f16');
+  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
+  return { ...plain, limits, tilings: { workgroups: 264 } };
+}
+
 test('products of few rows have blocks that fit them, and shares of the columns that fill the device', async () => {
   const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
   const matrix = { shape: { m: 16, n: 16, k: 16 }, ...(GEMM_TILINGS[0] as GemmTilingShape) } as const;
-  const plain = profileDevice(device, 'f16');
-  // As an H100 has.
-  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
-  const kernels = { profile: { ...plain, limits, tilings: { workgroups: 264 } }, activation: 'f16', matrix } as const;
+  const kernels = { profile: likeH100(device), activation: 'f16', matrix } as const;
   const chosen = (k: ModelKernels, rows: number, [n, columns] = [4096, 4096]): string => {
     const { shader, workgroups, shares } = productShader(
       k,
@@ -170,10 +174,7 @@ test('products of few rows have blocks that fit them, and shares of the columns 
 
 test('products of many rows have the blocks that fill the last workgroups best', async () => {
   const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
-  const plain = profileDevice(device, 'f16');
-  // As an H100 has.
-  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
-  const profile = { ...plain, limits, tilings: { workgroups: 264 } };
+  const profile = likeH100(device);
   const chosen = (rows: number, n: number, columns: number, matrix = GEMM_TILINGS[0] as GemmTilingShape): string => {
     const kernels = { profile, activation: 'f16', matrix: { shape: { m: 16, n: 16, k: 16 }, ...matrix } } as const;
     const part = { type: 'f16', rows: n, rowStart: 0 } as const;
@@ -196,9 +197,7 @@ test('products of many rows have the blocks that fill the last workgroups best',
 
 test('what is prepared for one prompt serves those of other lengths, and slabs of weights', async () => {
   const device = await openNodeDevice({ backend: 'null', optionalFeatures: [MATRIX_FEATURE] });
-  const plain = profileDevice(device, 'f16');
-  const limits = { ...plain.limits, maxComputeWorkgroupStorageSize: 49_152, maxComputeInvocationsPerWorkgroup: 1024 };
-  const profile = { ...plain, limits, tilings: { workgroups: 264 } };
+  const profile = likeH100(device);
   const tiling: MatrixGemmTiling = { shape: { m: 16, n: 16, k: 16 }, ...(GEMM_TILINGS[0] as GemmTilingShape) };
   const kernels: ModelKernels = { profile, activation: 'f16', matrix: tiling, dequantizeFrom: 256 };
   const buffer = device.createBuffer({ size: 16, usage: 0x80 });
