@@ -7,6 +7,7 @@ import { BufferPool } from '../src/device/pool.js';
 import { profileDevice } from '../src/device/profile.js';
 import { Recorder } from '../src/device/recorder.js';
 import { matrixShapes, SUBGROUP_SIZE } from '../src/device/subgroup_matrix.js';
+import { blockBytes, blockFits, blockRegisters, blockSubgroups } from '../src/kernels/matrix_product.js';
 import {
   combineShader,
   GEMV_ROWS,
@@ -25,11 +26,7 @@ import {
 import {
   FEW_ROWS_TILINGS,
   GEMM_TILINGS,
-  gemmRegisters,
-  gemmSubgroups,
-  gemmTilingFits,
   gemmTilingName,
-  gemmWorkgroupBytes,
   type MatrixGemmTiling,
   matrixGemmShader,
 } from '../src/model/matrix_gemm.js';
@@ -317,11 +314,11 @@ async function run(options: Options): Promise<void> {
   const shapes = matrixShapes(device);
   const tilings = (options.matrix ? shapes : [])
     .flatMap((shape) => [...GEMM_TILINGS, ...FEW_ROWS_TILINGS].map((t): MatrixGemmTiling => ({ ...t, shape })))
-    .filter((t) => gemmTilingFits(t, profile.limits) && options.only.split(',').some((part) => gemmTilingName(t).includes(part)));
+    .filter((t) => blockFits(t, profile.limits) && options.only.split(',').some((part) => gemmTilingName(t).includes(part)));
   console.log(`${profile.name}: ${tilings.length} tilings on subgroup matrices of ${shapes.length} shapes`);
   for (const t of tilings) {
     console.log(
-      `  ${gemmTilingName(t)}: ${gemmSubgroups(t) * SUBGROUP_SIZE} invocations, about ${Math.round(gemmRegisters(t))} registers, ${gemmWorkgroupBytes(t)} bytes`,
+      `  ${gemmTilingName(t)}: ${blockSubgroups(t) * SUBGROUP_SIZE} invocations, about ${Math.round(blockRegisters(t))} registers, ${blockBytes(t)} bytes`,
     );
   }
   const splits = options.splits.split(',').map(Number);

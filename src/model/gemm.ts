@@ -11,6 +11,7 @@ import { type DeviceProfile, workgroupsToFill } from '../device/profile.js';
 import type { Bindable, Recorder } from '../device/recorder.js';
 import { invalidArgument } from '../errors.js';
 import { f32Bits } from '../index/layer.js';
+import { blockBytes } from '../kernels/matrix_product.js';
 import { prelude, withUnit } from '../kernels/shader_text.js';
 import type { DType } from '../kernels/tensor.js';
 import {
@@ -18,7 +19,6 @@ import {
   blocksForManyRows,
   fewRowsTiling,
   gemmTilingFor,
-  gemmWorkgroupBytes,
   hasManyRows,
   type MatrixGemmTiling,
   type MatrixProductOutput,
@@ -324,7 +324,7 @@ function blocksOf(
 ): { readonly workgroups: readonly [x: number, y: number, z: number]; readonly share: number } {
   const [x, y] = [Math.ceil(m / t.blockM), Math.ceil(n / t.blockN)];
   // Small workgroups of f32 arithmetic share a multiprocessor with many others.
-  const wanted = 'threadsX' in t ? 2 * workgroupsToFill(profile) : workgroupsToFill(profile, gemmWorkgroupBytes(t));
+  const wanted = 'threadsX' in t ? 2 * workgroupsToFill(profile) : workgroupsToFill(profile, blockBytes(t));
   const splits = Math.floor(Math.min(wanted / (x * y), k / SHARE_COLUMNS, SHARES_BYTES / (4 * m * n)));
   const share = splits < 2 ? k : shareColumns(k, t.depth, splits);
   return { workgroups: [x, y, Math.ceil(k / share)], share };
@@ -391,7 +391,7 @@ function matrixTilingFor(kernels: ModelKernels, size: ProductSize): MatrixGemmTi
   const cost = (t: MatrixGemmTiling): number => {
     const { workgroups, share } = blocksOf(kernels, t, size);
     const [x, y, shares] = workgroups;
-    const rounds = Math.ceil((x * y * shares) / workgroupsToFill(profile, gemmWorkgroupBytes(t)));
+    const rounds = Math.ceil((x * y * shares) / workgroupsToFill(profile, blockBytes(t)));
     return rounds * blockCost(t, share) + (shares > 1 ? SHARES_COST : 0);
   };
   return manyRowsTilings(matrix, k).reduce((best, t) => (cost(t) < cost(best) ? t : best));

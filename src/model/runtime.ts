@@ -5,6 +5,7 @@ import { type DeviceProfile, profileDevice, type Tier } from '../device/profile.
 import { Recorder, type Step } from '../device/recorder.js';
 import { checkInteger, invalidArgument, MinferenceError } from '../errors.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
+import { blockFits } from '../kernels/matrix_product.js';
 import { BYTES, concatenated } from '../kernels/tensor.js';
 import { type LayerPatternOptions, type PatternConfig, patternsForLayer } from '../patterns/config.js';
 import { SparsePrefill } from '../scheduler/prefill.js';
@@ -23,13 +24,7 @@ import {
   recordSwigluProduct,
 } from './gemm.js';
 import { KvCache } from './kv_cache.js';
-import {
-  chooseGemmTiling,
-  FEW_ROWS_TILINGS,
-  gemmTilingFits,
-  type MatrixGemmTiling,
-  type MatrixProductOutput,
-} from './matrix_gemm.js';
+import { chooseGemmTiling, FEW_ROWS_TILINGS, type MatrixGemmTiling, type MatrixProductOutput } from './matrix_gemm.js';
 import {
   argmaxShader,
   decodeAttentionShader,
@@ -1186,7 +1181,7 @@ function matrixTiling(
   if (typeof wanted === 'boolean') return wanted ? chooseGemmTiling(shapes, profile.limits) : undefined;
   const { m, n, k } = wanted.shape;
   const known = shapes.some((s) => s.m === m && s.n === n && s.k === k);
-  if (!known || !gemmTilingFits(wanted, profile.limits)) {
+  if (!known || !blockFits(wanted, profile.limits)) {
     throw invalidArgument('options.matrixProducts', wanted, 'a tiling that this device can run in the matrix tier, true, false');
   }
   return wanted;

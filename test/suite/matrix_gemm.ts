@@ -1,15 +1,13 @@
 import { MATRIX_FEATURE, MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
 import type { MatrixOps } from '../../src/kernels/matrix_ops.js';
+import { blockBytes, blockProblem, blockSubgroups } from '../../src/kernels/matrix_product.js';
 import { combineShader, gemmParams, recordCombine, shareColumns } from '../../src/model/gemm.js';
 import {
   FEW_ROWS_TILINGS,
   GEMM_TILINGS,
   type GemmTilingShape,
-  gemmSubgroups,
   gemmTilingName,
-  gemmTilingProblem,
-  gemmWorkgroupBytes,
   type MatrixGemmTiling,
   type MatrixProductOutput,
   matrixGemmShader,
@@ -66,7 +64,7 @@ async function runOnMatrices(
   const share = shareColumns(k, tiling.depth, splits);
   const workgroups = [Math.ceil(m / tiling.blockM), Math.ceil(n / tiling.blockN), Math.ceil(k / share)] as const;
   const rec = recorderOf(device);
-  const invocations = workgroups[0] * workgroups[1] * workgroups[2] * gemmSubgroups(tiling) * 32;
+  const invocations = workgroups[0] * workgroups[1] * workgroups[2] * blockSubgroups(tiling) * 32;
   const bank = ops ? [rec.workspace('emulated matrices', invocations * EMULATION_BYTES)] : [];
   const part = { rows: n, rowStart };
   const sums = tiling.split ? rec.workspace('sums of shares', workgroups[2] * m * n * 4) : undefined;
@@ -191,7 +189,7 @@ const swigluCases: SuiteCase[] = (
 
 /** The tiling, with smaller blocks where it does not fit the device's workgroup memory. */
 function fitting(t: MatrixGemmTiling, memory: number): MatrixGemmTiling {
-  if (gemmWorkgroupBytes(t) <= memory) return t;
+  if (blockBytes(t) <= memory) return t;
   const narrow = t.blockN >= t.blockM && t.blockN > t.subgroupN && t.blockN % 32 === 0;
   return fitting(narrow ? { ...t, blockN: t.blockN / 2 } : { ...t, blockM: t.blockM / 2 }, memory);
 }
@@ -237,7 +235,7 @@ function sharesCases(): SuiteCase[] {
 }
 
 function tilingCase(t: GemmTilingShape, i: number): SuiteCase {
-  const shapes = MATRIX_SHAPES.filter((shape) => gemmTilingProblem({ ...t, shape }) === undefined);
+  const shapes = MATRIX_SHAPES.filter((shape) => blockProblem({ ...t, shape }) === undefined);
   const shape = shapes[i % shapes.length] ?? { m: 16, n: 8, k: 16 };
   const type = TYPES[i % TYPES.length] ?? 'f16';
   const output = (['activation', 'add', 'f32'] as const)[i % 3] ?? 'f32';
