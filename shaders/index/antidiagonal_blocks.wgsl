@@ -4,8 +4,8 @@
 //   +inf for key block 0 and for the diagonal: key blocks that hold a row of b
 //
 // Scores of tiles that no row group sees stay as they are. A block is GROUPS row groups.
-// Grid: x = tile of 128 key groups, y = tile of TILE_ROWS row groups, z = head. Constants from the pipeline's prelude:
-// STRIDE (8 or 16), TILE_ROWS. Bindings:
+// Grid: x = tile of TILE_GROUPS key groups, y = tile of TILE_ROWS row groups, z = head. Constants from the pipeline's prelude:
+// STRIDE (8 or 16), TILE_ROWS, TILE_GROUPS. Bindings:
 //   0  params
 //   1  partial     [heads, strips of 64 row groups, tiles, 64] (m, l), from pass 1
 //   2  block_sums  [heads, row_tiles, tiles, blocks of a tile, TILE_ROWS], from pass 1
@@ -16,7 +16,7 @@ struct BlockParams {
   n_q: u32,
   q_offset: u32,
   first_row: u32,        // first row group of workgroup 0, a multiple of TILE_ROWS
-  tiles: u32,            // tiles of 128 key groups
+  tiles: u32,            // tiles of key groups
   row_tiles: u32,        // tiles of TILE_ROWS row groups of this dispatch
   row_stride: u32,       // of the scores
 }
@@ -31,7 +31,7 @@ const THREADS: u32 = 128u;
 const INDEX_BLOCK: u32 = 64u;
 const STRIP: u32 = 64u;
 const GROUPS: u32 = INDEX_BLOCK / STRIDE;              // 8 or 4
-const TILE_BLOCKS: u32 = 128u / GROUPS;                // key blocks of a tile
+const TILE_BLOCKS: u32 = TILE_GROUPS / GROUPS;           // key blocks of a tile
 const ROW_BLOCKS: u32 = TILE_ROWS / GROUPS;
 const INFINITY_BITS: u32 = 0x7f800000u;
 
@@ -46,14 +46,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   if (workgroup.x * TILE_BLOCKS * INDEX_BLOCK > end) {
     return;
   }
-  if (thread < TILE_ROWS) {
+  for (var row = thread; row < TILE_ROWS; row += THREADS) {
     var weight = 0.0;
-    if ((first_group + thread) * STRIDE < params.n_q) {
-      let strip = slot * (TILE_ROWS / STRIP) + thread / STRIP;
-      let all = merged[slot * TILE_ROWS + thread];
-      weight = exp2(partial[(strip * params.tiles + workgroup.x) * STRIP + thread % STRIP].x - all.x - log2(all.y));
+    if ((first_group + row) * STRIDE < params.n_q) {
+      let strip = slot * (TILE_ROWS / STRIP) + row / STRIP;
+      let all = merged[slot * TILE_ROWS + row];
+      weight = exp2(partial[(strip * params.tiles + workgroup.x) * STRIP + row % STRIP].x - all.x - log2(all.y));
     }
-    weights[thread] = weight;
+    weights[row] = weight;
   }
   workgroupBarrier();
   for (var i = thread; i < ROW_BLOCKS * TILE_BLOCKS; i += THREADS) {

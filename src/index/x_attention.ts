@@ -4,12 +4,13 @@ import cumulativeSelect from '../../shaders/index/cumulative_select.wgsl?raw';
 import antidiagonal from '../../shaders/lib/index_antidiagonal.wgsl?raw';
 import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
-import { type BindingKind, lazyShader, type ShaderSpec } from '../device/pipelines.js';
+import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
 import { bindWindow, windowWords } from '../kernels/tensor.js';
+import { antidiagonalBlock, antidiagonalProductsShader } from './antidiagonal_products.js';
 import {
   type BuiltIndex,
   type BuiltIndexEntry,
@@ -23,7 +24,7 @@ import {
   type IndexLayer,
   layerSizes,
 } from './layer.js';
-import { type MatrixTileSize, type ScoreTile, scoreTile } from './score_tile.js';
+import { type MatrixTileSize, scoreTile } from './score_tile.js';
 import { recordSoftmaxMerge, STATISTICS_ROWS, softmaxMergeShader } from './softmax_merge.js';
 
 /** Sides of the squares whose antidiagonals XAttention adds up. */
@@ -42,56 +43,91 @@ const TILE_KEYS = 128;
 /** How many times more a dispatch may do on matrices in the same time. */
 const MATRIX_SPEED = 16;
 
-interface Shaders {
-  readonly softmax: ShaderSpec;
-  readonly merge: ShaderSpec;
-  readonly blocks: ShaderSpec;
-  readonly select: ShaderSpec;
+/** How scores of groups are estimated: their first pass, and how it cuts them up. */
+interface Estimate {
+  /** Row groups of a workgroup. */
+  readonly rows: number;
+  /** Key groups of a tile of statistics, and tiles of a workgroup. */
+  readonly groups: number;
+  readonly tilesTogether: number;
+  readonly onMatrices: boolean;
+  readonly shader: ShaderSpec;
+  /** The grid of the first pass. */
+  readonly workgroups: (tiles: number, rowTiles: number, heads: number) => readonly [number, number, number];
 }
 
-/** The tiles of scores: dot products of groups of `stride` rows side by side. */
-function tileFor(profile: DeviceProfile, headDim: number, storage: StorageFormat, stride: number): ScoreTile {
-  return scoreTile(profile, stride * headDim, storage, ANTIDIAGONAL_TILE);
-}
-
-function shadersFor(tile: ScoreTile, headDim: number, storage: StorageFormat, stride: number): Shaders {
-  const head = prelude({
-    f16: storage === 'f16',
-    constants: { HEAD_DIM: stride * headDim, ...tile.constants, STRIDE: stride },
-  });
-  const read: BindingKind = 'read';
+/** Tiles of scores of dot products of groups of `stride` rows side by side. */
+function inTiles(profile: DeviceProfile, headDim: number, storage: StorageFormat, stride: number): Estimate {
+  const tile = scoreTile(profile, stride * headDim, storage, ANTIDIAGONAL_TILE);
+  const spec = {
+    label: `x-attention estimate: softmax D=${headDim} S=${stride} ${storage} ${tile.tag}`,
+    bindings: ['uniform', 'uniform', 'read', 'read', 'read', 'write', 'write'],
+  } as const;
+  const code = (): string => {
+    const constants = { HEAD_DIM: stride * headDim, ...tile.constants, STRIDE: stride };
+    const head = prelude({ f16: storage === 'f16', constants });
+    return [tile.directives + head, storageLibrary(tile.storage), tile.code, queriesKeys, antidiagonal, antidiagonalSoftmax].join(
+      '\n',
+    );
+  };
   return {
-    softmax: lazyShader(
-      {
-        label: `x-attention estimate: softmax D=${headDim} S=${stride} ${storage} ${tile.tag}`,
-        bindings: ['uniform', 'uniform', read, read, read, 'write', 'write'],
-      },
-      () =>
-        [tile.directives + head, storageLibrary(tile.storage), tile.code, queriesKeys, antidiagonal, antidiagonalSoftmax].join(
-          '\n',
-        ),
-    ),
-    merge: softmaxMergeShader,
-    blocks: lazyShader(
-      {
-        label: `x-attention estimate: blocks S=${stride} ${tile.rows}`,
-        bindings: ['uniform', read, read, read, 'write'],
-      },
-      () => prelude({ constants: { STRIDE: stride, TILE_ROWS: tile.rows } }) + antidiagonalBlocks,
-    ),
-    select: {
-      label: 'cumulative block selection',
-      code: [radix, cumulativeSelect].join('\n'),
-      bindings: ['uniform', 'read', 'read', 'write'],
-    },
+    rows: tile.rows,
+    groups: TILE_KEYS,
+    tilesTogether: 1,
+    onMatrices: tile.onMatrices,
+    shader: lazyShader(spec, code),
+    workgroups: (tiles, rowTiles, heads) => [tiles, rowTiles, heads],
   };
 }
 
+/** The same as a product, where a device's matrices can do it. */
+function asProduct(profile: DeviceProfile, headDim: number, stride: number): Estimate | undefined {
+  const block = antidiagonalBlock(profile);
+  if (!block) return undefined;
+  const tilesTogether = block.blockN / block.subgroupN;
+  return {
+    rows: block.blockM,
+    groups: block.subgroupN,
+    tilesTogether,
+    onMatrices: true,
+    shader: antidiagonalProductsShader(block, headDim, stride, profile.checked),
+    // What runs at a time shares keys, of which there are more.
+    workgroups: (tiles, rowTiles, heads) => [rowTiles, tiles / tilesTogether, heads],
+  };
+}
+
+/** How a layer's scores are estimated. A product moves 16 bytes at a time. */
+function estimateFor({ profile, q, k, storage }: IndexLayer, stride: number): Estimate {
+  const aligned = [q, k].every((t) => [t.offset, t.headStride, t.rowStride].every((n) => n % 8 === 0));
+  const product = storage === 'f16' && aligned ? asProduct(profile, q.headDim, stride) : undefined;
+  return product ?? inTiles(profile, q.headDim, storage, stride);
+}
+
+/** The second pass of an estimate. */
+function blocksShader(stride: number, { rows, groups }: Estimate): ShaderSpec {
+  return lazyShader(
+    {
+      label: `x-attention estimate: blocks S=${stride} ${rows} ${groups}`,
+      bindings: ['uniform', 'read', 'read', 'read', 'write'],
+    },
+    () => prelude({ constants: { STRIDE: stride, TILE_ROWS: rows, TILE_GROUPS: groups } }) + antidiagonalBlocks,
+  );
+}
+
+const selectShader: ShaderSpec = {
+  label: 'cumulative block selection',
+  code: [radix, cumulativeSelect].join('\n'),
+  bindings: ['uniform', 'read', 'read', 'write'],
+};
+
 /** Every shader that {@link recordXAttentionIndex} may use for this head size and storage format. */
 export function xAttentionIndexShaders(profile: DeviceProfile, headDim: number, storage: StorageFormat): ShaderSpec[] {
-  return X_ATTENTION_STRIDES.flatMap((stride): ShaderSpec[] =>
-    Object.values(shadersFor(tileFor(profile, headDim, storage, stride), headDim, storage, stride)),
-  );
+  const own = X_ATTENTION_STRIDES.flatMap((stride): ShaderSpec[] => {
+    const product = storage === 'f16' ? asProduct(profile, headDim, stride) : undefined;
+    const estimates = [...(product ? [product] : []), inTiles(profile, headDim, storage, stride)];
+    return estimates.flatMap((e) => [e.shader, blocksShader(stride, e)]);
+  });
+  return [...own, softmaxMergeShader, selectShader];
 }
 
 /** Sizes of the index of one head, in words. */
@@ -101,10 +137,16 @@ function indexSizes(layer: IndexLayer) {
   return { qBlocks, room, counts: qBlocks * room, words: qBlocks * room + qBlocks };
 }
 
+/** Tiles of statistics of all keys up to `end`. */
+function tileCount(end: number, stride: number, { groups, tilesTogether }: Estimate): number {
+  return divCeil(end, stride * groups * tilesTogether) * tilesTogether;
+}
+
 /** Sizes of one head's part of a tile of row groups; all but `tiles` and `rowStride` in bytes. */
-function tileSizes(layer: IndexLayer, stride: number, { rows }: ScoreTile) {
-  const tiles = divCeil(layer.queryOffset + layer.q.rows, stride * TILE_KEYS);
-  const rowStride = (tiles * TILE_KEYS * stride) / INDEX_BLOCK;
+function tileSizes(layer: IndexLayer, stride: number, estimate: Estimate) {
+  const { rows, groups } = estimate;
+  const tiles = tileCount(layer.queryOffset + layer.q.rows, stride, estimate);
+  const rowStride = (tiles * groups * stride) / INDEX_BLOCK;
   return {
     tiles,
     rowStride,
@@ -115,29 +157,30 @@ function tileSizes(layer: IndexLayer, stride: number, { rows }: ScoreTile) {
 }
 
 /** Workspace for one head's part of a tile of row groups. */
-function tileBytes(layer: IndexLayer, stride: number, tile: ScoreTile): number {
-  const { statistics, blockSums, scores } = tileSizes(layer, stride, tile);
+function tileBytes(layer: IndexLayer, stride: number, estimate: Estimate): number {
+  const { statistics, blockSums, scores } = tileSizes(layer, stride, estimate);
   return 3 * statistics + blockSums + scores;
 }
 
 /** How many heads' parts of tiles of row groups the workspace and the bindings hold. */
-function partsAtOnce(layer: IndexLayer, stride: number, tile: ScoreTile): number {
+function partsAtOnce(layer: IndexLayer, stride: number, estimate: Estimate): number {
   const { limits } = layer.profile;
   const binding = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
   const most = Math.min(
-    binding / tileSizes(layer, stride, tile).blockSums,
-    layer.workspaceLimit / tileBytes(layer, stride, tile),
+    binding / tileSizes(layer, stride, estimate).blockSums,
+    layer.workspaceLimit / tileBytes(layer, stride, estimate),
   );
   return Math.max(1, Math.floor(most));
 }
 
 /** Tiles of row groups that are estimated at a time: within the workspace, the bindings and a dispatch's time. */
-function tilesAtOnce(layer: IndexLayer, heads: number, stride: number, tile: ScoreTile): number {
-  const { tiles } = tileSizes(layer, stride, tile);
-  const flops = heads * tiles * tile.rows * TILE_KEYS * 2 * stride * layer.q.headDim;
-  const patience = dispatchFlops(layer.profile) * (tile.onMatrices ? MATRIX_SPEED : 1);
-  const most = Math.min(partsAtOnce(layer, stride, tile) / heads, patience / flops);
-  return Math.max(1, Math.min(Math.floor(most), divCeil(layer.q.rows, stride * tile.rows)));
+function tilesAtOnce(layer: IndexLayer, heads: number, stride: number, estimate: Estimate): number {
+  const { rows, groups } = estimate;
+  const { tiles } = tileSizes(layer, stride, estimate);
+  const flops = heads * tiles * rows * groups * 2 * stride * layer.q.headDim;
+  const patience = dispatchFlops(layer.profile) * (estimate.onMatrices ? MATRIX_SPEED : 1);
+  const most = Math.min(partsAtOnce(layer, stride, estimate) / heads, patience / flops);
+  return Math.max(1, Math.min(Math.floor(most), divCeil(layer.q.rows, stride * rows)));
 }
 
 /**
@@ -147,9 +190,9 @@ function tilesAtOnce(layer: IndexLayer, heads: number, stride: number, tile: Sco
 export function xAttentionWorkspaceBytes(layer: IndexLayer, heads: readonly XAttentionHead[]): IndexBytes {
   let transient = 0;
   for (const stride of X_ATTENTION_STRIDES) {
-    const tile = tileFor(layer.profile, layer.q.headDim, layer.storage, stride);
-    const n = Math.min(heads.filter((h) => h.stride === stride).length, partsAtOnce(layer, stride, tile));
-    if (n > 0) transient = Math.max(transient, n * tilesAtOnce(layer, n, stride, tile) * tileBytes(layer, stride, tile));
+    const estimate = estimateFor(layer, stride);
+    const n = Math.min(heads.filter((h) => h.stride === stride).length, partsAtOnce(layer, stride, estimate));
+    if (n > 0) transient = Math.max(transient, n * tilesAtOnce(layer, n, stride, estimate) * tileBytes(layer, stride, estimate));
   }
   return { transient, index: heads.length * indexSizes(layer).words * 4 };
 }
@@ -166,9 +209,10 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
   const buffer = rec.workspace('x-attention index', heads.length * words * 4);
   const entries: BuiltIndexEntry[] = heads.map((_, i) => ({ indexOffset: i * words, args: [room, counts] }));
   for (const stride of X_ATTENTION_STRIDES) {
-    const tile = tileFor(layer.profile, layer.q.headDim, layer.storage, stride);
+    const estimate = estimateFor(layer, stride);
     const own = heads.flatMap((h, i) => (h.stride === stride ? [{ ...h, indexOffset: i * words }] : []));
-    for (const batch of batches(own, partsAtOnce(layer, stride, tile))) recordBatch(rec, layer, stride, tile, batch, buffer);
+    for (const batch of batches(own, partsAtOnce(layer, stride, estimate)))
+      recordBatch(rec, layer, stride, estimate, batch, buffer);
   }
   return { buffer, entries, bytes: heads.length * words * 4 };
 
@@ -176,54 +220,52 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
     r: Recorder,
     l: IndexLayer,
     stride: number,
-    tile: ScoreTile,
+    estimate: Estimate,
     batch: readonly (XAttentionHead & { readonly indexOffset: number })[],
     index: GPUBuffer,
   ): void {
     const { rows: n, headDim } = layerSizes(l);
-    const shaders = shadersFor(tile, headDim, l.storage, stride);
     const [qStart, qEnd] = headRange(batch.map((h) => h.head));
     const [kStart, kEnd] = headRange(batch.map((h) => h.kvHead));
     const q = bindWindow(r.device, 'q', l.q, qStart, qEnd);
     const k = bindWindow(r.device, 'k', l.k, kStart, kEnd, 0, l.queryOffset + n);
     const headTable = r.constant(batch.flatMap((h) => [h.head, h.kvHead]));
     const selectTable = r.constant(batch.flatMap((h) => [h.indexOffset, f32Bits(h.threshold), room, counts]));
-    const { rowStride } = tileSizes(l, stride, tile);
-    const rowTiles = divCeil(n, stride * tile.rows);
-    const rowBlocks = (tile.rows * stride) / INDEX_BLOCK;
-    const atOnce = tilesAtOnce(l, batch.length, stride, tile);
+    const { rowStride } = tileSizes(l, stride, estimate);
+    const rowTiles = divCeil(n, stride * estimate.rows);
+    const rowBlocks = (estimate.rows * stride) / INDEX_BLOCK;
+    const atOnce = tilesAtOnce(l, batch.length, stride, estimate);
     for (let first = 0; first < rowTiles; first += atOnce) {
       const count = Math.min(atOnce, rowTiles - first);
-      const end = l.queryOffset + Math.min(n, (first + count) * stride * tile.rows);
-      const tiles = divCeil(end, stride * TILE_KEYS);
-      const sizes = [n, l.queryOffset, first * tile.rows, tiles, count] as const;
+      const end = l.queryOffset + Math.min(n, (first + count) * stride * estimate.rows);
+      const tiles = tileCount(end, stride, estimate);
+      const sizes = [n, l.queryOffset, first * estimate.rows, tiles, count] as const;
       const params = r.constant([...sizes, f32Bits((l.scale / stride) * Math.LOG2E)]);
       const tensors = r.constant(windowWords(q, k));
       const lists = batch.length * count;
-      const rows = lists * tile.rows;
-      const workgroups = [tiles, count, batch.length] as const;
+      const rows = lists * estimate.rows;
       const partial = r.workspace('x-attention: tile softmax', rows * tiles * 8);
-      const blockSums = r.workspace('x-attention: block sums', (rows * tiles * TILE_KEYS * stride * 4) / INDEX_BLOCK);
+      const blockSums = r.workspace('x-attention: block sums', (rows * tiles * estimate.groups * stride * 4) / INDEX_BLOCK);
       r.dispatch({
         stage: 'estimate',
-        shader: shaders.softmax,
+        shader: estimate.shader,
         bindings: [params, tensors, q.range, k.range, headTable, partial, blockSums],
-        workgroups,
-        flops: rows * tiles * TILE_KEYS * 2 * stride * headDim,
+        workgroups: estimate.workgroups(tiles, count, batch.length),
+        flops: rows * tiles * estimate.groups * 2 * stride * headDim,
       });
       const statistics = recordSoftmaxMerge(r, partial, rows / STATISTICS_ROWS, tiles);
       const scores = r.workspace('x-attention: block scores', lists * rowBlocks * rowStride * 4);
       r.dispatch({
         stage: 'estimate',
-        shader: shaders.blocks,
+        shader: blocksShader(stride, estimate),
         bindings: [r.constant([...sizes, rowStride]), partial, blockSums, statistics, scores],
-        workgroups,
+        workgroups: [tiles, count, batch.length],
       });
       r.release(partial, blockSums, statistics);
       const firstBlock = first * rowBlocks;
       r.dispatch({
         stage: 'topk',
-        shader: shaders.select,
+        shader: selectShader,
         bindings: [r.constant([firstBlock, count * rowBlocks, rowStride, l.queryOffset, n, stride]), selectTable, scores, index],
         workgroups: [Math.min(count * rowBlocks, qBlocks - firstBlock), batch.length],
       });

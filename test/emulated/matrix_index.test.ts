@@ -1,12 +1,14 @@
 import type { ShaderSpec } from '../../src/device/pipelines.js';
 import { type DispatchOptions, Recorder } from '../../src/device/recorder.js';
 import { MATRIX_FEATURE, MATRIX_SHAPES, type MatrixShape, matrixShapes } from '../../src/device/subgroup_matrix.js';
+import { antidiagonalBlock, antidiagonalProductsShader } from '../../src/index/antidiagonal_products.js';
 import { BLOCK_SCORE_TILE, recordBlockSparseIndex, SPLIT_PRODUCTS } from '../../src/index/block_sparse.js';
 import type { IndexLayer } from '../../src/index/layer.js';
 import { type MatrixTileSize, type ScoreTile, scoreTile } from '../../src/index/score_tile.js';
 import { ESTIMATE_TILE, recordVerticalSlashScores } from '../../src/index/vertical_slash.js';
 import { ANTIDIAGONAL_TILE, recordXAttentionIndex, X_ATTENTION_STRIDES } from '../../src/index/x_attention.js';
 import { EMULATION_BYTES, emulatedOps } from '../../src/kernels/matrix_emulation.js';
+import { blockSubgroups, type ProductBlock } from '../../src/kernels/matrix_product.js';
 import { xAttentionProblem } from '../../src/reference/methods.js';
 import {
   type AttentionInput,
@@ -29,15 +31,19 @@ interface Tile {
   readonly native: ScoreTile;
   readonly emulated: ScoreTile;
   readonly shape: MatrixShape;
+  /** Of XAttention's products, where the device has one. */
+  readonly block: ProductBlock | undefined;
 }
 
 /** Workspace full of 0xff bytes: NaN as f32, far out of range as an index. On a device without matrices, emulates them. */
 class TestRecorder extends Recorder {
   readonly #tile: Tile;
+  readonly #headDim: number;
 
-  constructor(device: GPUDevice, tile: Tile) {
+  constructor(device: GPUDevice, tile: Tile, headDim: number) {
     super(device, gpuOf(device).pool, gpuOf(device).pipelines);
     this.#tile = tile;
+    this.#headDim = headDim;
   }
 
   override workspace(label: string, size: number): GPUBuffer {
@@ -52,9 +58,23 @@ class TestRecorder extends Recorder {
       return;
     }
     const [x, y = 1, z = 1] = options.workgroups;
-    const bank = super.workspace('emulated matrices', x * y * z * 2 * this.#tile.native.rows * EMULATION_BYTES);
-    super.dispatch({ ...options, shader: this.#emulate(options.shader), bindings: [...options.bindings, bank] });
+    const product = /products .*S=(\d+)/.exec(options.shader.label);
+    if (product) this.products++;
+    const { block } = this.#tile;
+    const threads = product && block ? blockSubgroups(block) * 32 : 2 * this.#tile.native.rows;
+    const shader = product ? this.#emulateProduct(Number(product[1])) : this.#emulate(options.shader);
+    const bank = super.workspace('emulated matrices', x * y * z * threads * EMULATION_BYTES);
+    super.dispatch({ ...options, shader, bindings: [...options.bindings, bank] });
     this.release(bank);
+  }
+
+  /** Products of XAttention's estimate that were recorded. */
+  products = 0;
+
+  #emulateProduct(stride: number): ShaderSpec {
+    assert(this.#tile.block !== undefined, 'a block of a product');
+    const spec = antidiagonalProductsShader(this.#tile.block, this.#headDim, stride, true, (shape) => emulatedOps(shape, 7));
+    return { ...spec, code: spec.code.replaceAll('params.unit', 'min(tensors.k_row_stride, 1u)') };
   }
 
   /** The shader with its score tile in emulation. */
@@ -82,13 +102,15 @@ interface Setting {
   readonly shape: AttentionShape;
   readonly matrix: MatrixShape;
   readonly layout?: Layout;
+  /** Bytes of workgroup memory, where fewer than the device's. */
+  readonly memory?: number;
 }
 
 /** The layer as the GPU has it, and a recorder for tiles of dot products of `dot` numbers. */
 function open(
   ctx: SuiteContext,
   name: string,
-  { shape, matrix, layout = PLAIN }: Setting,
+  { shape, matrix, layout = PLAIN, memory }: Setting,
   dot: number,
   size: MatrixTileSize,
   workspaceLimit: number,
@@ -97,7 +119,17 @@ function open(
   const { heads, kvHeads, queries, keys, headDim } = shape;
   const random = randomLayer(shape, randomOf(ctx, name).integer(0, 2 ** 31));
   const own = matrixShapes(device)[0];
-  const profile = { ...ctx.profile, matrix: { shapes: [own ?? matrix], sync: 'workgroup' as const } };
+  const {
+    maxComputeWorkgroupStorageSize: room,
+    maxComputeInvocationsPerWorkgroup,
+    maxStorageBufferBindingSize,
+    maxBufferSize,
+  } = ctx.profile.limits;
+  const limits = {
+    ...{ maxComputeInvocationsPerWorkgroup, maxStorageBufferBindingSize, maxBufferSize },
+    maxComputeWorkgroupStorageSize: Math.min(memory ?? room, room),
+  } as GPUSupportedLimits;
+  const profile = { ...ctx.profile, limits, matrix: { shapes: [own ?? matrix], sync: 'workgroup' as const } };
   // Sharper than chance, so that blocks differ.
   const input: AttentionInput = roundInput({ ...random, q: random.q.map((x) => 2 * x) });
   const layer: IndexLayer = {
@@ -109,10 +141,13 @@ function open(
     scale: scaleOf(shape),
     workspaceLimit,
   };
-  const native = scoreTile(profile, dot, 'f16', size);
+  // Products need less of it than tiles of scores.
+  const roomy = { ...profile, limits: ctx.profile.limits };
+  const native = scoreTile(roomy, dot, 'f16', size);
   assert(native.onMatrices, `a score tile on matrices for ${dot} dimensions`);
-  const emulated = scoreTile(profile, dot, 'f16', size, emulatedOps);
-  return { input, layer, rec: new TestRecorder(device, { native, emulated, shape: own ?? matrix }) };
+  const emulated = scoreTile(roomy, dot, 'f16', size, emulatedOps);
+  const tile = { native, emulated, shape: own ?? matrix, block: antidiagonalBlock(profile) };
+  return { input, layer, rec: new TestRecorder(device, tile, headDim) };
 }
 
 /** Workgroups of one tile, and of as many as they may do. */
@@ -158,6 +193,9 @@ async function checkXAttention(ctx: SuiteContext, name: string, setting: Setting
     return { head, kvHead: kvHeadOf(shape, head), stride, threshold: [0.5, 0.9][i % 2] as number };
   });
   const built = recordXAttentionIndex(rec, layer, heads);
+  // Rows that do not start on 16 bytes go through tiles of scores.
+  const aligned = (setting.layout ?? PLAIN) === PLAIN;
+  if (!ctx.device.features.has(MATRIX_FEATURE)) assert(rec.products > 0 === aligned, `${name}: ${rec.products} products`);
   submit(rec);
   const planned = heads.map(({ head, kvHead, threshold }, i) => {
     const { indexOffset: offset = 0, args = [] } = built.entries[i] ?? {};
@@ -233,6 +271,10 @@ for (const [i, stride] of X_ATTENTION_STRIDES.entries()) {
     for (const shape of X_ATTENTION) {
       const layout = shape.heads === 3 ? SPREAD : PLAIN;
       await checkXAttention(ctx, `${name} ${shape.queries}`, { matrix, shape, layout }, stride);
+      // In the smallest blocks.
+      if (layout === PLAIN) {
+        await checkXAttention(ctx, `${name} ${shape.queries} small`, { matrix, shape, memory: 24_576 }, stride);
+      }
     }
   });
 }

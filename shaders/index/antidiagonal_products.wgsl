@@ -1,0 +1,134 @@
+// XAttention estimate, pass 1 of 2, on subgroup matrices: what antidiagonal_softmax.wgsl does, as a product of long rows.
+//
+//   s[r, j] = log2(e) * scale / STRIDE * sum_t q[STRIDE r + STRIDE - 1 - t] . k[STRIDE j + t] = A_r . W_j
+//   m[tile, r] = max_j s[r, j],   block_sums[c, r] = sum over key groups j of c of exp2(s[r, j] - m[tile, r]),   l = sum_c block_sums[c, r]
+//
+// A_r is the queries of row group r side by side, the last one first, W_j the keys of key group j. The product runs as those of models
+// do, in blocks of BLOCK_M row groups and BLOCK_N key groups: src/index/antidiagonal_products.ts writes main. A tile is the TILE_GROUPS
+// key groups of a subgroup, whose statistics are its own.
+//
+// Grid: x = block of row groups, y = block of key groups, z = head. Constants from the pipeline's prelude: HEAD_DIM, STRIDE (8 or 16),
+// TILE_GROUPS, and those of src/kernels/matrix_product.ts. Bindings:
+//   0  params
+//   1  tensors     where q and k lie
+//   2  q           f16, rows that start on 16 bytes
+//   3  k           the same
+//   4  heads       query head, key head
+//   5  partial     [heads, strips of 64 row groups, tiles, 64] (m, l)
+//   6  block_sums  [heads, row_tiles, tiles, key blocks of a tile, BLOCK_M]; nothing for blocks that no row group sees
+
+struct EstimateParams {
+  n_q: u32,
+  q_offset: u32,
+  first_row: u32,        // first row group of workgroup 0, a multiple of BLOCK_M
+  tiles: u32,            // tiles of key groups
+  row_tiles: u32,        // blocks of row groups of this dispatch
+  scale_log2: f32,       // softmax scale / STRIDE times log2(e)
+}
+
+struct QueriesKeys {
+  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
+  q_head_stride: u32,
+  q_row_stride: u32,
+  k_base: u32,
+  k_head_stride: u32,
+  k_row_stride: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: EstimateParams;
+@group(0) @binding(1) var<uniform> tensors: QueriesKeys;
+@group(0) @binding(2) var<storage, read> q: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> k: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> heads: array<vec2<u32>>;
+@group(0) @binding(5) var<storage, read_write> partial: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read_write> block_sums: array<f32>;
+
+const MASKED: f32 = -2e30;
+const M_START: f32 = -1e30;                        // above MASKED, so that masked keys get exp2(-1e30) = 0
+const INDEX_BLOCK: u32 = 64u;
+const STRIP: u32 = 64u;
+const D8: u32 = HEAD_DIM / 8u;
+const LENGTH: u32 = STRIDE * HEAD_DIM;
+const GROUPS: u32 = INDEX_BLOCK / STRIDE;          // groups of a block of 64 rows or keys: 8 or 4
+const BLOCK_TILES: u32 = BLOCK_N / TILE_GROUPS;
+const TILE_BLOCKS: u32 = TILE_GROUPS / GROUPS;
+// Two invocations share a row of a tile, and each has half of its key blocks.
+const HALF_BLOCKS: u32 = TILE_BLOCKS / 2u;
+const HALF_WORDS: u32 = TILE_GROUPS / 8u;
+
+// Eight dimensions of a row group: word `word` of A_group. `start` is where the head begins in q; rows that do not exist count as zero.
+fn query_word(start: u32, group: u32, word: u32) -> vec4<u32> {
+  let i = group * STRIDE + STRIDE - 1u - word / D8;
+  return select(vec4<u32>(), q[start + in_q(i) * (tensors.q_row_stride >> 1u) + word % D8], i < params.n_q);
+}
+
+// The same of a key group.
+fn key_word(start: u32, group: u32, word: u32) -> vec4<u32> {
+  let j = group * STRIDE + word / D8;
+  return select(vec4<u32>(), k[start + in_k(j) * (tensors.k_row_stride >> 1u) + word % D8], j < params.q_offset + params.n_q);
+}
+
+// Position of the last real row of a row group.
+fn group_end(group: u32) -> u32 {
+  return params.q_offset + min((group + 1u) * STRIDE, params.n_q) - 1u;
+}
+
+// Does any row group of a block see any key group?
+fn block_is_visible(workgroup: vec3<u32>) -> bool {
+  return workgroup.y * BLOCK_N * STRIDE <= group_end(params.first_row + (workgroup.x + 1u) * BLOCK_M - 1u);
+}
+
+// Where (m, l) of a row group of the block lies.
+fn partial_place(workgroup: vec3<u32>, row: u32, tile: u32) -> u32 {
+  let strip = (workgroup.z * params.row_tiles + workgroup.x) * (BLOCK_M / STRIP) + row / STRIP;
+  return (strip * params.tiles + tile) * STRIP + row % STRIP;
+}
+
+// What pass 2 takes for a block that no row group sees.
+fn see_nothing(workgroup: vec3<u32>, thread: u32) {
+  for (var i = thread; i < BLOCK_M * BLOCK_TILES; i += THREADS) {
+    partial[partial_place(workgroup, i % BLOCK_M, workgroup.y * BLOCK_TILES + i / BLOCK_M)] = vec2<f32>(M_START, 0.0);
+  }
+}
+
+// Half of a row group's scores in a tile.
+struct Half {
+  at: u32,               // first word in `tile`
+  key: u32,              // position of the first key
+  end: u32,              // position of the row group's last row
+  exists: bool,
+}
+
+fn row_half(at: u32, group: u32, first_key_group: u32) -> Half {
+  return Half(at, first_key_group * STRIDE, group_end(group), group * STRIDE < params.n_q);
+}
+
+// Four scores, scaled and masked.
+fn scores_of(half: Half, word: u32) -> vec4<f32> {
+  let keys = vec4<u32>(half.key) + (vec4<u32>(4u * word) + vec4<u32>(0u, 1u, 2u, 3u)) * STRIDE;
+  let visible = vec4<bool>(half.exists) & (keys <= vec4<u32>(half.end));
+  return select(vec4<f32>(MASKED), bitcast<vec4<f32>>(tile[half.at + word]) * params.scale_log2, visible);
+}
+
+fn maximum_of(half: Half) -> f32 {
+  var m = vec4<f32>(M_START);
+  for (var word = 0u; word < HALF_WORDS; word++) {
+    m = max(m, scores_of(half, word));
+  }
+  return max(max(m.x, m.y), max(m.z, m.w));
+}
+
+// Stores the sums of the half's key blocks, `to` and then every BLOCK_M elements, and returns theirs.
+fn add_blocks(half: Half, m: f32, to: u32) -> f32 {
+  var l = 0.0;
+  for (var block = 0u; block < HALF_BLOCKS; block++) {
+    var sum = vec4<f32>();
+    for (var word = 0u; word < GROUPS / 4u; word++) {
+      sum += exp2(scores_of(half, block * (GROUPS / 4u) + word) - m);
+    }
+    let block_sum = (sum.x + sum.y) + (sum.z + sum.w);
+    block_sums[to + block * BLOCK_M] = block_sum;
+    l += block_sum;
+  }
+  return l;
+}
