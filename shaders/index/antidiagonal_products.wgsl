@@ -56,16 +56,31 @@ const TILE_BLOCKS: u32 = TILE_GROUPS / GROUPS;
 const HALF_BLOCKS: u32 = TILE_BLOCKS / 2u;
 const HALF_WORDS: u32 = TILE_GROUPS / 8u;
 
-// Eight dimensions of a row group: word `word` of A_group. `start` is where the head begins in q; rows that do not exist count as zero.
-fn query_word(start: u32, group: u32, word: u32) -> vec4<u32> {
-  let i = group * STRIDE + STRIDE - 1u - word / D8;
-  return select(vec4<u32>(), q[start + in_q(i) * (tensors.q_row_stride >> 1u) + word % D8], i < params.n_q);
+// Where the words of a row group, those of its last query, and of a key group begin in q and k.
+fn query_start(head: u32, group: u32) -> u32 {
+  return ((tensors.q_base + head * tensors.q_head_stride) >> 1u) + (group * STRIDE + STRIDE - 1u) * (tensors.q_row_stride >> 1u);
 }
 
-// The same of a key group.
-fn key_word(start: u32, group: u32, word: u32) -> vec4<u32> {
-  let j = group * STRIDE + word / D8;
-  return select(vec4<u32>(), k[start + in_k(j) * (tensors.k_row_stride >> 1u) + word % D8], j < params.q_offset + params.n_q);
+fn key_start(head: u32, group: u32) -> u32 {
+  return ((tensors.k_base + head * tensors.k_head_stride) >> 1u) + group * STRIDE * (tensors.k_row_stride >> 1u);
+}
+
+// Words `word` of A and W, `groups` groups behind the one that starts there.
+fn query_place(start: u32, groups: u32, word: u32) -> u32 {
+  return start - word / D8 * (tensors.q_row_stride >> 1u) + word % D8 + groups * STRIDE * (tensors.q_row_stride >> 1u);
+}
+
+fn key_place(start: u32, groups: u32, word: u32) -> u32 {
+  return start + word / D8 * (tensors.k_row_stride >> 1u) + word % D8 + groups * STRIDE * (tensors.k_row_stride >> 1u);
+}
+
+// Is a word that of a query or a key that does not exist? It counts as zero.
+fn is_no_query(group: u32, word: u32) -> bool {
+  return group * STRIDE + STRIDE - 1u - word / D8 >= params.n_q;
+}
+
+fn is_no_key(group: u32, word: u32) -> bool {
+  return group * STRIDE + word / D8 >= params.q_offset + params.n_q;
 }
 
 // Position of the last real row of a row group.

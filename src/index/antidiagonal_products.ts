@@ -4,6 +4,7 @@ import type { DeviceProfile } from '../device/profile.js';
 import type { MatrixShape } from '../device/subgroup_matrix.js';
 import { type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
 import {
+  type AbsentWords,
   blockFits,
   blockName,
   hasWholeRows,
@@ -52,12 +53,11 @@ export function antidiagonalProductsShader(
   return lazyShader(spec, () => {
     const writer = new ProductWriter(block, ops);
     const constants = { HEAD_DIM: headDim, STRIDE: stride, TILE_GROUPS: block.subgroupN, ...writer.constants() };
-    const main = mainFunction(writer, ops);
+    const main = mainFunction(writer, checked, ops);
     return [
       `enable f16;\n${ops.directives}`,
       prelude({ constants }),
       antidiagonalProducts,
-      inBounds(checked),
       writer.workgroupMemory(),
       ops.declarations(),
       main,
@@ -65,23 +65,20 @@ export function antidiagonalProductsShader(
   });
 }
 
-/** Rows past the end are whatever lies there: WGSL's checks see to it that something does. */
-function inBounds(checked: boolean): string {
-  return `fn in_q(i: u32) -> u32 {
-  return ${checked ? 'i' : 'min(i, params.n_q - 1u)'};
-}
-
-fn in_k(j: u32) -> u32 {
-  return ${checked ? 'j' : 'min(j, params.q_offset + params.n_q - 1u)'};
-}
-`;
-}
-
-function mainFunction(writer: ProductWriter, ops: MatrixOps): string {
-  const load: WordLoader = (of, { line, offset }, k0, group) =>
-    of === 'a'
-      ? `query_word(q_start, row0 + ${line} + ${offset}u, ${k0} / 8u + ${group})`
-      : `key_word(k_start, column0 + ${line} + ${offset}u, ${k0} / 8u + ${group})`;
+function mainFunction(writer: ProductWriter, checked: boolean, ops: MatrixOps): string {
+  // Rows past the end are whatever lies there: WGSL's checks see to it that something does.
+  const load: WordLoader = (of, { offset }, k0, group) => {
+    const [tensor, start, place] = of === 'a' ? ['q', 'q_start', 'query_place'] : ['k', 'k_start', 'key_place'];
+    const at = `${place}(${start}, ${offset}u, ${k0} / 8u + ${group})`;
+    return `${tensor}[${checked ? at : `min(${at}, arrayLength(&${tensor}) - 1u)`}]`;
+  };
+  const absent: AbsentWords = {
+    when: 'params.first_row + (workgroup.x + 1u) * BLOCK_M > last_group || (workgroup.y + 1u) * BLOCK_N > last_key_group',
+    is: (of, { line, offset }, k0, group) => {
+      const [name, first] = of === 'a' ? ['is_no_query', 'row0'] : ['is_no_key', 'column0'];
+      return `${name}(${first} + ${line} + ${offset}u, ${k0} / 8u + ${group})`;
+    },
+  };
   return indent(
     text(
       '@compute @workgroup_size(THREADS)',
@@ -92,17 +89,20 @@ see_nothing(workgroup, thread);
 return;
 }
 let head = heads[workgroup.z];
-let q_start = (tensors.q_base + head.x * tensors.q_head_stride) >> 1u;
-let k_start = (tensors.k_base + head.y * tensors.k_head_stride) >> 1u;
 let row0 = params.first_row + workgroup.x * BLOCK_M;
-let column0 = workgroup.y * BLOCK_N;`,
+let column0 = workgroup.y * BLOCK_N;
+let q_start = query_start(head.x, row0 + ${writer.line});
+let k_start = key_start(head.y, column0 + ${writer.line});
+// Whole groups: those behind may have rows that do not exist.
+let last_group = params.n_q / STRIDE;
+let last_key_group = (params.q_offset + params.n_q) / STRIDE;`,
       writer.opening(),
       `let half = lane % 2u;
 let tile_of_subgroup = workgroup.y * BLOCK_TILES + subgroup_column / TILE_GROUPS;
 let first_key_group = column0 + subgroup_column + half * (TILE_GROUPS / 2u);
 let sums_start = ((workgroup.z * params.row_tiles + workgroup.x) * params.tiles + tile_of_subgroup) * TILE_BLOCKS + half * HALF_BLOCKS;
 let scores_start = scratch + lane / 2u * SLICE_STRIDE + half * HALF_WORDS;`,
-      writer.products(load, '0u', 'LENGTH'),
+      writer.products(load, '0u', 'LENGTH', absent),
       writer.sums(
         (row) => `{
 let row = subgroup_row + ${row}u + lane / 2u;

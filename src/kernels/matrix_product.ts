@@ -108,6 +108,14 @@ export type Operand = 'a' | 'w';
  */
 export type WordLoader = (of: Operand, row: { line: string; offset: number }, k0: string, group: string) => string;
 
+/** Words that count as zero, for operands with elements that are nowhere. */
+export interface AbsentWords {
+  /** A uniform condition without which there are none in the block. */
+  readonly when: string;
+  /** Whether a word is one of them. */
+  readonly is: WordLoader;
+}
+
 /**
  * Writes what kernels of products on subgroup matrices share: operands staged in workgroup memory, sums in matrices, and these handed over.
  *
@@ -132,6 +140,14 @@ export class ProductWriter {
     this.#ops = ops;
     this.#rowMatrices = range(block.subgroupM / block.shape.m);
     this.#columnMatrices = block.subgroupN / block.shape.n;
+  }
+
+  /**
+   * The row of an invocation's first 16-byte word of a tile. Eight neighbours store words of eight banks: those of a row of 8, or of two
+   * rows of 4 that are four rows apart.
+   */
+  get line(): string {
+    return this.#block.depth === 64 ? '(thread / 8u)' : '(thread / 32u * 8u + thread / 8u % 4u + thread / 4u % 2u * 4u)';
   }
 
   /** Constants of the text. */
@@ -168,7 +184,7 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
   }
 
   /** Declares the sums and adds the products of the columns from `begin` to `end`, two WGSL expressions, multiples of the depth. */
-  products(load: WordLoader, begin: string, end: string): string {
+  products(load: WordLoader, begin: string, end: string, absent?: AbsentWords): string {
     const ops = this.#ops;
     const b = this.#block;
     const { m, n, k } = b.shape;
@@ -176,11 +192,7 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
     const columnMatrices = this.#columnMatrices;
     const threads = blockSubgroups(b) * SUBGROUP_SIZE;
     const d8 = b.depth / 8;
-    /**
-     * The row of a 16-byte word of a tile. Eight neighbours store words of eight banks: those of a row of 8, or of two rows of 4 that are
-     * four rows apart.
-     */
-    const line = d8 === 8 ? '(thread / 8u)' : '(thread / 32u * 8u + thread / 8u % 4u + thread / 4u % 2u * 4u)';
+    const { line } = this;
     const group = 'thread % DEPTH8';
     /** Rows that all invocations together take at a time. */
     const turn = threads / d8;
@@ -207,11 +219,23 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
     const tileOf = { a: '', w: 'W_TILE + ' } as const;
     // Words that lie whole strips apart are in the same row of the strips: one address does for all.
     const places = (['a', 'w'] as const).map((of) => `let ${of}_place = ${tileOf[of]}${rowAt(of, line)} + ${group};`);
-    const stage = eachWord((name, of, i) =>
+    const placeOf = (of: Operand, i: number): string =>
       turn % 16 === 0
-        ? `tile[${of}_place + ${(i * turn * d8) / 16}u] = ${name};`
-        : `tile[${tileOf[of]}${rowAt(of, `(${line} + ${i * turn}u)`)} + ${group}] = ${name};`,
-    );
+        ? `${of}_place + ${(i * turn * d8) / 16}u`
+        : `${tileOf[of]}${rowAt(of, `(${line} + ${i * turn}u)`)} + ${group}`;
+    const stage = eachWord((name, of, i) => `tile[${placeOf(of, i)}] = ${name};`);
+    // Behind the staging: a condition on a word that is still on its way would wait for it.
+    const clear = (k0: string): string =>
+      absent
+        ? text(
+            `if (${absent.when}) {`,
+            eachWord(
+              (_, of, i) =>
+                `if (${absent.is(of, { line, offset: i * turn }, k0, group)}) {\ntile[${placeOf(of, i)}] = vec4<u32>();\n}`,
+            ),
+            '}',
+          )
+        : '';
     /** Part `i` of `count` of a list. */
     const part = (list: readonly string[], i: number, count: number): string[] =>
       list.slice(Math.floor((i * list.length) / count), Math.floor(((i + 1) * list.length) / count));
@@ -254,6 +278,7 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
       ops.declare('right_1', 'Right', columnMatrices),
       fetch(begin),
       stage,
+      clear(begin),
       exchanges ? guarded(second, fetch(second)) : '',
       `for (var k0 = ${begin}; k0 < ${end}; k0 += DEPTH) {`,
       'workgroupBarrier();',
@@ -271,6 +296,7 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
       ),
       'workgroupBarrier();',
       beside.map((i) => text(multiply(last, i), exchanges ? exchange(i) : part(stage, i, beside.length))),
+      clear('(k0 + DEPTH)'),
       '}',
       inFront.map((i) => multiply(last, i)),
     );
