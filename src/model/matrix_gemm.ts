@@ -45,19 +45,20 @@ const tiling = (
 /**
  * The tilings to measure, the fastest on an H100 first (bench/NOTES.md). A multiprocessor of an H100 reads 128 bytes of
  * workgroup memory a clock, about 24 of second-level cache, and multiplies at most 2760 FLOPs. A subgroup's tile of M x N
- * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 160 x 192 is bounded
+ * reads 2 (M + N) bytes for 2 M N FLOPs of each column of k, and so does a workgroup's from the cache: 192 x 160 is bounded
  * by 470 TFLOPS, 192 x 128 by 414, 128 x 128 by 347. Rows of 64 columns are whole cache lines; rows of 32 are not.
  *
  * | block | subgroup | subgroups | registers | KiB at a depth of 32, 64 |
  * | --- | --- | --- | --- | --- |
+ * | 192 x 160 | 48 x 80 | 8 | 240 | 23, 45 |
  * | 160 x 192 | 80 x 48 | 8 | 232 | 23, 45 |
  * | 192 x 128 | 48 x 64 | 8 | 200 | 21, 41 |
  * | 256 x 128 | 64 x 64 | 8 | 224 | 25, 49: too much for 48 |
  * | 128 x 128 | 64 x 32 | 8 | 160 | 17, 33 |
  */
 export const GEMM_TILINGS: readonly GemmTilingShape[] = [
-  tiling([160, 192], [80, 48], 64),
   tiling([192, 160], [48, 80], 64),
+  tiling([160, 192], [80, 48], 64),
   tiling([192, 128], [48, 64], 64),
   tiling([128, 192], [64, 48], 64),
   tiling([256, 128], [64, 64], 32),
@@ -100,7 +101,8 @@ export function fewRowsTiling(
 
 /** Blocks for many rows, from whose sizes {@link blockCost} tells which one wastes least of the last workgroups. */
 const BLOCKS: readonly GemmTilingShape[] = [
-  tiling([160, 192], [80, 48], 64),
+  tiling([192, 160], [48, 80], 64),
+  tiling([192, 128], [48, 64], 64),
   tiling([128, 192], [64, 48], 64),
   tiling([128, 128], [64, 32], 64),
 ];
@@ -123,12 +125,12 @@ export function blockCost({ blockM, blockN }: GemmTilingShape, columns: number):
 /** What summing the results of shares costs beside the products, in that unit: a dispatch. */
 export const SHARES_COST = ENDS;
 
-/** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x16x16 where there are such. */
+/** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x8x16 where there are such. */
 export function chooseGemmTiling(
   shapes: readonly MatrixShape[],
   limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
 ): MatrixGemmTiling | undefined {
-  const shape = shapes.find(({ n }) => n === 16) ?? shapes[0];
+  const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
   return shape && GEMM_TILINGS.map((t) => ({ ...t, shape })).find((t) => blockFits(t, limits));
 }
 
