@@ -251,11 +251,13 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
         const offset = `W_TILE + subgroup_column / 16u * DEPTH8 + ${rowAt('w', times(j, n))} + ${(step * k) / 8}u`;
         return ops.loadInto(`right_${step % 2}`, j, 'Right', 'tile', offset, 'W_STRIDE', 'col_major');
       });
-    /** Products of a step and of one row of matrices. */
+    /** Products of a step and of one row of matrices; of every other row backwards, so that between rows the matrix of W stays. */
     const multiply = (step: number, i: number): string =>
-      ops.each('j', columnMatrices, (j) =>
-        ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get('left', i), ops.get(`right_${step % 2}`, j), ops.get(`c_${i}`, j))),
-      );
+      ops.each('j', columnMatrices, (place) => {
+        const j =
+          i % 2 === 0 ? place : typeof place === 'number' ? columnMatrices - 1 - place : `(${columnMatrices - 1}u - ${place})`;
+        return ops.set(`c_${i}`, j, ops.multiplyAdd(ops.get('left', i), ops.get(`right_${step % 2}`, j), ops.get(`c_${i}`, j)));
+      });
     const last = steps - 1;
     // Rows of matrices whose last products of a tile stand beside the staging of the next one; the others stand in front of its first loads.
     const beside = rowMatrices.slice(0, rowMatrices.length >> 1);
