@@ -96,7 +96,6 @@ function label(t: MatrixTiling): string {
     `s${t.scoreKeys}`,
     t.queries === 'registers' ? 'qreg' : 'qmem',
     ...(t.pairs ? [t.slices ? 'slices' : 'pairs'] : []),
-    ...(t.farther ? ['farther'] : []),
     ...(t.vFirst ? ['v-first'] : []),
     t.pipelined ? `${t.staging}+pipe` : t.staging,
     ...(t.unrolled ? ['unrolled'] : []),

@@ -106,7 +106,6 @@ export function matrixAttentionShader(
     `${matrixBlockM(t)}x${t.keys}`,
     `r${STRIP_ROWS * t.strips}`,
     ...(t.pairs ? [t.slices ? 'slices' : 'pairs'] : []),
-    ...(t.farther ? ['farther'] : []),
     ...(t.vFirst ? ['v-first'] : []),
     ...(t.split ? ['split'] : []),
     ...((t.group ?? 1) > 1 ? [`g${t.group}`] : []),

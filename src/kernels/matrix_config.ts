@@ -29,8 +29,6 @@ export interface MatrixTiling {
   readonly pairs?: boolean;
   /** Pairs whose scores pass through their slice of the K tile; see {@link SliceBody}. */
   readonly slices?: boolean;
-  /** Slices fetch K and V a whole tile ahead, not half of one: for keys that lie in memory, not in caches. */
-  readonly farther?: boolean;
   /** Pairs ask for their first matrices of V before they stage K, not behind that. */
   readonly vFirst?: boolean;
   /** Keys staged at a time (BLOCK_N). */
@@ -178,7 +176,6 @@ export function tilingProblem(kernel: MatrixKernel, headDim: number, t: MatrixTi
   if (whole && t.keys !== t.scoreKeys) return `${t.staging} staging needs scores of all ${t.keys} keys`;
   if (t.split && kernel !== 'dense' && kernel !== 'a_shape') return `the keys of ${kernel} attention cannot be split`;
   if ((t.group ?? 1) > 1 && kernel !== 'dense') return `heads of ${kernel} attention differ in what they see`;
-  if (t.farther && !t.slices) return 'only slices can fetch farther ahead';
   if (t.slices && !t.pairs) return 'only pairs have slices';
   if (t.slices) {
     const d8 = headDim / 8;
@@ -292,7 +289,6 @@ export const MATRIX_TILINGS: readonly TilingShape[] = [
   { ...PAIRS, subgroups: 4 },
   { ...PAIRS_V_FIRST, subgroups: 4 },
   SLICES,
-  { ...SLICES, farther: true },
 ];
 
 /** 128 rows, 32 for each subgroup, two workgroups a multiprocessor: for heads small enough that all of this fits its registers. */

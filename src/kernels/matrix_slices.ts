@@ -17,8 +17,6 @@ const STRIPS = [0, 1] as const;
  *   stage V of t, fetch K of t + 2; P of t; scores of t + 1 beside its exponentials                                 barrier
  *   scores of t + 1 through the slice; stage K of t + 2, fetch V of t + 1; O += P V of t; maxima of t + 1            barrier
  *
- * With `farther` V of t + 1 is fetched in the first phase, and K of t + 3 in the second: both a whole tile ahead.
- *
  * A row's maximum is that of both subgroups: where it rises by more than MAX_RISE, which is rare, they tell each other, and O is rescaled.
  */
 export class SliceBody extends PairWriter {
@@ -55,11 +53,9 @@ export class SliceBody extends PairWriter {
     // Steps of the head dimension whose matrices of K are asked for right behind the barrier.
     const keySteps = Math.min(2, this.depth);
     const listed = this.kernel === 'block_sparse';
-    const { farther } = this.t;
     // First keys of the tiles behind this one.
-    const keys0 = ['next_key0', 'ahead_key0', ...(farther ? ['far_key0'] : [])];
+    const keys0 = ['next_key0', 'ahead_key0'];
     const keysOf = (name: string): string | undefined => (listed ? name : undefined);
-    const nextV = this.early('tile + 1u', this.fetch('v', '(tile + 1u)', keysOf('next_key0')));
     return indent(
       text(
         this.arrays(),
@@ -103,7 +99,6 @@ var l_${s} = 0.0;`,
         this.#takeScores(true),
         ops.sync(),
         this.stage('k'),
-        farther ? this.fetch('k', '2u') : '',
         listed ? keys0.map((name, i) => `var ${name} = ${this.firstKey(`${i + 1}u`)};`) : '',
         ops.anyOfWorkgroup ? 'var rises = false;' : '',
         this.#maxima('0u', listed ? this.firstKey('0u') : undefined),
@@ -112,7 +107,7 @@ var l_${s} = 0.0;`,
         this.#rise(),
         range(keySteps).map((c) => this.keysAt(c)),
         this.stage('v'),
-        farther ? nextV : this.early('tile + 2u', this.fetch('k', '(tile + 2u)', keysOf('ahead_key0'))),
+        this.early('tile + 2u', this.fetch('k', '(tile + 2u)', keysOf('ahead_key0'))),
         this.walks ? this.handOnWalk() : '',
         this.scores(keySteps),
         this.#exponentials(),
@@ -122,7 +117,7 @@ var l_${s} = 0.0;`,
         this.#takeScores(false),
         ops.sync(),
         this.stage('k'),
-        farther ? this.early('tile + 3u', this.fetch('k', '(tile + 3u)', keysOf('far_key0'))) : nextV,
+        this.early('tile + 1u', this.fetch('v', '(tile + 1u)', keysOf('next_key0'))),
         this.output(),
         this.#maxima('(tile + 1u)', keysOf('next_key0')),
         listed ? keys0.map((name, i) => `${name} = ${keys0[i + 1] ?? this.firstKey(`(tile + ${keys0.length + 1}u)`)};`) : '',

@@ -84,7 +84,6 @@ test('unsuitable tilings are refused by name', () => {
   expect(build('block_sparse', 128, { ...slices, vFirst: true })).toThrow(/slices have no choice/);
   expect(build('block_sparse', 128, { subgroups: 4, slices: true })).toThrow(/only pairs have slices/);
   expect(build('dense', 256, { ...slices, subgroups: 6 })).toThrow(/32 keys are not whole slices of 6 subgroups/);
-  expect(build('block_sparse', 128, { farther: true })).toThrow(/only slices can fetch farther/);
   expect(build('vertical_slash', 64, { ...slices, subgroups: 2 })).toThrow(/four tiles ahead/);
   expect(build('vertical_slash', 64, { subgroups: 2, keys: 64 })).toThrow(/64 keys are more than half of 64 invocations/);
   expect(build('vertical_slash', 64, { subgroups: 4, staging: 'overlap' })).toThrow(/overlap staging needs neighbouring keys/);
