@@ -34,6 +34,7 @@ export interface BenchRow {
 /** Something that was asked for and not measured. */
 export interface Absence {
   readonly impl: string;
+  /** Why; a case of ours begins with its name, as in "f16 dense at 4096: ..." or, of models, "dense at 4096: ...". */
   readonly reason: string;
 }
 
@@ -61,18 +62,25 @@ export function readEarlier<Row = BenchRow>(path: string, device: string, date: 
 /** What tells one row from another. */
 type RowKey = Pick<BenchRow, 'impl' | 'pattern' | 'tier' | 'seqLen' | 'heads' | 'headDim' | 'dtype'>;
 
+/** Whether rows, or later absences, say anew what an absence is about: a case of ours, or an implementation. */
+function isOutdated({ impl, reason }: Absence, { rows, absent }: BenchFile<RowKey>): boolean {
+  if (impl !== 'ours') return [...rows, ...absent].some((r) => r.impl === impl);
+  const cases = rows.flatMap((r) => [`${r.tier} ${r.pattern} at ${r.seqLen}`, `${r.pattern} at ${r.seqLen}`]);
+  return [...cases, ...absent.map((a) => a.reason.split(':')[0])].some((name) => reason.split(':')[0] === name);
+}
+
 /** What `fresh` measured, and of `earlier` what it did not measure again. */
 export function merge<Row extends RowKey>(earlier: BenchFile<Row> | undefined, fresh: BenchFile<Row>): BenchFile<Row> {
   if (!earlier) return fresh;
   const key = (r: Row): string => [r.impl, r.pattern, r.tier, r.seqLen, r.heads, r.headDim, r.dtype].join();
   const measured = new Set(fresh.rows.map(key));
-  const seen = new Set([...fresh.rows, ...fresh.absent].map((r) => r.impl));
   return {
+    ...(earlier.note ? { note: earlier.note } : {}),
     ...fresh,
     software: { ...earlier.software, ...fresh.software },
     ceilings: { ...earlier.ceilings, ...fresh.ceilings },
     rows: [...earlier.rows.filter((r) => !measured.has(key(r))), ...fresh.rows],
-    absent: [...earlier.absent.filter((a) => !seen.has(a.impl)), ...fresh.absent],
+    absent: [...earlier.absent.filter((a) => !isOutdated(a, fresh)), ...fresh.absent],
   };
 }
 

@@ -2,11 +2,13 @@ import antidiagonalProducts from '../../shaders/index/antidiagonal_products.wgsl
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { MatrixShape } from '../device/subgroup_matrix.js';
+import { invalidArgument } from '../errors.js';
 import { type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
 import {
   type AbsentWords,
   blockFits,
   blockName,
+  blockProblem,
   hasWholeRows,
   type ProductBlock,
   type ProductBlockShape,
@@ -17,15 +19,26 @@ import { indent, text } from '../kernels/matrix_tiles.js';
 import { prelude } from '../kernels/shader_text.js';
 import { STATISTICS_ROWS } from './softmax_merge.js';
 
-/**
- * Blocks of row groups and key groups, best first. Rows are whole strips of 64 statistics, and half of a subgroup's columns whole blocks of
- * 64 keys, of 8 or 4 groups.
- */
+/** Blocks of row groups and key groups, best first; see {@link blockSuits}. */
 const BLOCKS: readonly ProductBlockShape[] = [
   { blockM: 192, blockN: 160, subgroupM: 48, subgroupN: 80, depth: 64 },
   { blockM: 128, blockN: 96, subgroupM: 64, subgroupN: 48, depth: 64 },
   { blockM: 64, blockN: 96, subgroupM: 32, subgroupN: 48, depth: 64 },
 ];
+
+/**
+ * Whether the kernel can work in a block: rows are whole strips of 64 statistics, half of a subgroup's columns whole blocks of 64 keys,
+ * which are 8 groups or 4, and a workgroup's blocks of 64 keys fours of scores.
+ */
+function blockSuits(b: ProductBlock): boolean {
+  return (
+    blockProblem(b) === undefined &&
+    hasWholeRows(b) &&
+    b.blockM % STATISTICS_ROWS === 0 &&
+    b.subgroupN % 16 === 0 &&
+    b.blockN % 32 === 0
+  );
+}
 
 /** The block of XAttention's estimate on a device, if it has matrices that do. */
 export function antidiagonalBlock({ matrix, limits }: Pick<DeviceProfile, 'matrix' | 'limits'>): ProductBlock | undefined {
@@ -33,11 +46,14 @@ export function antidiagonalBlock({ matrix, limits }: Pick<DeviceProfile, 'matri
   // Matrices of 8 columns are the faster ones here (bench/NOTES.md).
   const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
   if (!shape) return undefined;
-  const fits = (b: ProductBlock): boolean => blockFits(b, limits) && hasWholeRows(b) && b.blockM % STATISTICS_ROWS === 0;
-  return BLOCKS.map((b) => ({ ...b, shape })).find(fits);
+  return BLOCKS.map((b) => ({ ...b, shape })).find((b) => blockFits(b, limits) && blockSuits(b));
 }
 
-/** Writes shaders/index/antidiagonal_products.wgsl for a block, a head size and a stride. */
+/**
+ * Writes shaders/index/antidiagonal_products.wgsl for a block, a head size and a stride.
+ *
+ * @throws {@link MinferenceError} `invalid-argument` for an impossible block.
+ */
 export function antidiagonalProductsShader(
   block: ProductBlock,
   headDim: number,
@@ -45,6 +61,7 @@ export function antidiagonalProductsShader(
   checked: boolean,
   opsOf: (shape: MatrixShape) => MatrixOps = (shape) => nativeOps(shape, 'subgroup'),
 ): ShaderSpec {
+  if (!blockSuits(block)) throw invalidArgument('block', block, "a block that XAttention's estimate can work in");
   const ops = opsOf(block.shape);
   const spec: Omit<ShaderSpec, 'code'> = {
     label: `x-attention estimate: products D=${headDim} S=${stride} ${blockName(block)} ${ops.name}${checked ? '' : ' clamped'}`,

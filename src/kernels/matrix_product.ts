@@ -75,7 +75,7 @@ export function blockProblem(b: ProductBlock): string | undefined {
   if (b.subgroupN % 16 !== 0 || b.subgroupN % n !== 0)
     return `${b.subgroupN} columns are not whole matrices of ${n} and strips of 16`;
   if (b.subgroupM < 2 * m) return `${b.subgroupM} rows are fewer than two matrices`;
-  if (b.depth % k !== 0) return `a depth of ${b.depth} is not whole matrices of ${k}`;
+  if (b.depth % (2 * k) !== 0) return `a depth of ${b.depth} is not an even number of matrices of ${k}`;
   if (blockSubgroups(b) * 16 * (sliceColumns(b) / 4 + 1) > tileWords(b)) return 'results do not fit where the tiles were';
   return undefined;
 }
@@ -266,7 +266,6 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
     // where they are: early, but behind the loads of matrices, which products wait for. Tiles of two steps leave no time between the
     // first and the staging, so that each word is fetched when the one before it has been stored.
     const guarded = (ahead: string, words: readonly string[]): string => text(`if (${ahead} < ${end}) {`, words, '}');
-    const second = begin === '0u' ? 'DEPTH' : `(${begin} + DEPTH)`;
     const exchanges = steps <= 2;
     const ahead = fetch('(k0 + 2u * DEPTH)');
     const exchange = (i: number): string =>
@@ -281,7 +280,7 @@ let scratch = subgroup * 16u * SLICE_STRIDE;`;
       fetch(begin),
       stage,
       clear(begin),
-      exchanges ? guarded(second, fetch(second)) : '',
+      exchanges ? guarded(`${begin} + DEPTH`, fetch(`(${begin} + DEPTH)`)) : '',
       `for (var k0 = ${begin}; k0 < ${end}; k0 += DEPTH) {`,
       'workgroupBarrier();',
       // The set of W of a tile's first step is not that of its last one: steps are even in number.

@@ -194,7 +194,7 @@ async function checkXAttention(ctx: SuiteContext, name: string, setting: Setting
   });
   const built = recordXAttentionIndex(rec, layer, heads);
   // Rows that do not start on 16 bytes go through tiles of scores.
-  const aligned = (setting.layout ?? PLAIN) === PLAIN;
+  const aligned = setting.layout !== SPREAD;
   if (!ctx.device.features.has(MATRIX_FEATURE)) assert(rec.products > 0 === aligned, `${name}: ${rec.products} products`);
   submit(rec);
   const planned = heads.map(({ head, kvHead, threshold }, i) => {
@@ -227,6 +227,8 @@ async function checkBlockSparse(ctx: SuiteContext, name: string, setting: Settin
   checkBlockIndex(input, shape, heads, built, new Uint32Array(await readBuffer(ctx.device, built.buffer, built.bytes)));
 }
 
+/** Rows that start on 16 bytes, and others. */
+const ALIGNED: Layout = { order: 'nhd', offset: 24, padding: 8 };
 const SPREAD: Layout = { order: 'nhd', offset: 12, padding: 4 };
 const [N8, N16, SMALL] = MATRIX_SHAPES as [MatrixShape, MatrixShape, MatrixShape];
 
@@ -269,12 +271,12 @@ for (const [i, stride] of X_ATTENTION_STRIDES.entries()) {
   const matrix = i === 0 ? N16 : N8;
   add(`XAttention estimate on matrices of ${matrix.m}x${matrix.n}x${matrix.k}, stride ${stride}`, async (ctx, name) => {
     for (const shape of X_ATTENTION) {
-      const layout = shape.heads === 3 ? SPREAD : PLAIN;
+      const chunk = shape.queryOffset !== undefined;
+      const layout = chunk ? ALIGNED : PLAIN;
       await checkXAttention(ctx, `${name} ${shape.queries}`, { matrix, shape, layout }, stride);
+      if (chunk) await checkXAttention(ctx, `${name} ${shape.queries} spread`, { matrix, shape, layout: SPREAD }, stride);
       // In the smallest blocks.
-      if (layout === PLAIN) {
-        await checkXAttention(ctx, `${name} ${shape.queries} small`, { matrix, shape, memory: 24_576 }, stride);
-      }
+      else await checkXAttention(ctx, `${name} ${shape.queries} small`, { matrix, shape, memory: 24_576 }, stride);
     }
   });
 }

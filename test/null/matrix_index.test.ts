@@ -2,10 +2,12 @@ import { expect, test } from 'vitest';
 import { openNodeDevice } from '../../src/device/node.js';
 import { profileDevice } from '../../src/device/profile.js';
 import { MATRIX_SHAPES } from '../../src/device/subgroup_matrix.js';
+import { antidiagonalBlock, antidiagonalProductsShader } from '../../src/index/antidiagonal_products.js';
 import { blockSparseIndexShaders } from '../../src/index/block_sparse.js';
 import { verticalSlashIndexShaders } from '../../src/index/vertical_slash.js';
 import { xAttentionIndexShaders } from '../../src/index/x_attention.js';
 import { HEAD_DIMS } from '../../src/kernels/attention.js';
+import type { ProductBlock } from '../../src/kernels/matrix_product.js';
 
 /** Bytes that a shader's arrays of f32 and vectors of four take in workgroup memory; NaN when it has others. */
 function workgroupBytes(code: string): number {
@@ -48,4 +50,14 @@ test('index estimators on subgroup matrices compile without a message', async ()
     }
   }
   expect(count).toBeGreaterThan(130);
+  // Where loads are not checked.
+  for (const shape of MATRIX_SHAPES) {
+    const limits = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupStorageSize: 49_152 } as GPUSupportedLimits;
+    const block = antidiagonalBlock({ limits, matrix: { shapes: [shape], sync: 'subgroup' } }) as ProductBlock;
+    expect(block.blockM).toBe(192);
+    const { code } = antidiagonalProductsShader(block, 128, 16, false);
+    expect(code).toContain('arrayLength');
+    expect((await device.createShaderModule({ code }).getCompilationInfo()).messages).toEqual([]);
+    expect(() => antidiagonalProductsShader({ ...block, blockM: 96 }, 128, 16, true)).toThrow('block');
+  }
 });
