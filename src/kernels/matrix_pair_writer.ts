@@ -139,17 +139,11 @@ export abstract class PairWriter extends TileWriter {
     return this.ops.load('Right', 'v_tile', offset, 'KV_STRIDE', 'row_major');
   }
 
-  /** The rows of matrices, backwards for every other column of 16x16x16: so a matrix of P stays between columns (bench/NOTES.md). */
-  #inTurn(j: Index): readonly number[] {
-    const backwards = this.t.shape.n === 16 && typeof j === 'number' && j % 2 === 1;
-    return backwards ? this.rowMatrices.toReversed() : this.rowMatrices;
-  }
-
   /** O += P V for this subgroup's half of the head dimension; `loaded` steps of the keys are loaded ({@link valuesAt}). */
   protected output(loaded = 0): string {
     const { ops } = this;
     const products = (c: number, j: Index, right: string): string[] =>
-      this.#inTurn(j).map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}_${c}`, right, ops.get(`o_${r}`, j))));
+      this.rowMatrices.map((r) => ops.set(`o_${r}`, j, ops.multiplyAdd(`left_${r}_${c}`, right, ops.get(`o_${r}`, j))));
     return text(
       '// O += P V',
       range(loaded).flatMap((c) => range(this.outputMatrices).map((j) => text(products(c, j, `right_${c}_${j}`)))),
