@@ -9,42 +9,16 @@
 //
 // Grid: x = block of row groups, y = block of key groups, z = head. Constants from the pipeline's prelude: HEAD_DIM, STRIDE (8 or 16),
 // TILE_GROUPS, and those of src/kernels/matrix_product.ts. Bindings:
-//   0  params
-//   1  tensors     where q and k lie
-//   2  q           f16, rows that start on 16 bytes
-//   3  k           the same
-//   4  heads       query head, key head
+//   0  params      lib/index_antidiagonal_params.wgsl
+//   1 to 4         lib/index_tensors.wgsl; q and k are f16, and their rows start on 16 bytes
 //   5  partial     [heads, strips of 64 row groups, tiles, 64] (m, l)
 //   6  block_sums  [heads, row_tiles, tiles, key blocks of a tile, BLOCK_M]; nothing for blocks that no row group sees
 
-struct EstimateParams {
-  n_q: u32,
-  q_offset: u32,
-  first_row: u32,        // first row group of workgroup 0, a multiple of BLOCK_M
-  tiles: u32,            // tiles of key groups
-  row_tiles: u32,        // blocks of row groups of this dispatch
-  scale_log2: f32,       // softmax scale / STRIDE times log2(e)
-}
+alias StorageVec4 = vec4<u32>;
 
-struct QueriesKeys {
-  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
-  q_head_stride: u32,
-  q_row_stride: u32,
-  k_base: u32,
-  k_head_stride: u32,
-  k_row_stride: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: EstimateParams;
-@group(0) @binding(1) var<uniform> tensors: QueriesKeys;
-@group(0) @binding(2) var<storage, read> q: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> k: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> heads: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read_write> partial: array<vec2<f32>>;
 @group(0) @binding(6) var<storage, read_write> block_sums: array<f32>;
 
-const MASKED: f32 = -2e30;
-const M_START: f32 = -1e30;                        // above MASKED, so that masked keys get exp2(-1e30) = 0
 const INDEX_BLOCK: u32 = 64u;
 const STRIP: u32 = 64u;
 const D8: u32 = HEAD_DIM / 8u;
@@ -81,11 +55,6 @@ fn is_no_query(group: u32, word: u32) -> bool {
 
 fn is_no_key(group: u32, word: u32) -> bool {
   return group * STRIDE + word / D8 >= params.q_offset + params.n_q;
-}
-
-// Position of the last real row of a row group.
-fn group_end(group: u32) -> u32 {
-  return params.q_offset + min((group + 1u) * STRIDE, params.n_q) - 1u;
 }
 
 // Does any row group of a block see any key group?
@@ -130,7 +99,7 @@ fn maximum_of(half: Half) -> f32 {
   for (var word = 0u; word < HALF_WORDS; word++) {
     m = max(m, scores_of(half, word));
   }
-  return max(max(m.x, m.y), max(m.z, m.w));
+  return max4(m);
 }
 
 // Stores the sums of the half's key blocks, `to` and then every BLOCK_M elements, and returns theirs.
@@ -141,7 +110,7 @@ fn add_blocks(half: Half, m: f32, to: u32) -> f32 {
     for (var word = 0u; word < GROUPS / 4u; word++) {
       sum += exp2(scores_of(half, block * (GROUPS / 4u) + word) - m);
     }
-    let block_sum = (sum.x + sum.y) + (sum.z + sum.w);
+    let block_sum = sum4(sum);
     block_sums[to + block * BLOCK_M] = block_sum;
     l += block_sum;
   }

@@ -5,8 +5,8 @@
 //   block_sums[c, r] = sum over key groups j of c of exp2(s[r, j] - m[tile, r])
 //
 // A block of 64 keys is 64 / STRIDE groups: STRIDE is 8 or 16.
-// Grid: x = tile of 128 key groups, y = tile of TILE_ROWS row groups, z = head. Bindings: lib/index_antidiagonal.wgsl,
-// lib/index_queries_keys.wgsl, and
+// Grid: x = tile of 128 key groups, y = tile of TILE_ROWS row groups, z = head. Bindings: lib/index_antidiagonal_params.wgsl,
+// lib/index_tensors.wgsl, and
 //   partial     [heads, strips of 64 row groups, tiles, 64] (m, l)
 //   block_sums  [heads, row_tiles, tiles, blocks of a tile, TILE_ROWS]; nothing for tiles that no row group sees
 

@@ -59,10 +59,6 @@ fn number_of(bits: vec4<u32>) -> vec4<f32> {
   return select(vec4<f32>(), bitcast<vec4<f32>>(bits), bits < vec4<u32>(INFINITY_BITS));
 }
 
-fn sum4(x: vec4<f32>) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let block = params.first_block + workgroup.x;

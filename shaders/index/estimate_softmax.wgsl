@@ -5,7 +5,7 @@
 //
 // Grid: x = params.tiles_each tiles of 128 keys (from params.first_tile on), y = head. Two threads share a row and take its eights of
 // keys in turn, in each part of a tile: what a thread takes of a part is a share.
-// Bindings: lib/index_estimate_params.wgsl, lib/index_queries_keys.wgsl, and
+// Bindings: lib/index_estimate_params.wgsl, lib/index_tensors.wgsl, and
 //   tile_statistics  [heads, tiles, 64] (m, l)
 //   kept             [heads, kept_tiles, 64, 128] probabilities, for pass 2
 //   share_maxima     [heads, kept_tiles, 64, 2 KEPT_PARTS]

@@ -5,18 +5,7 @@
 //
 // visible where the key group starts at or before the row group's last row. Rows and keys that do not exist
 // count as zero. HEAD_DIM of lib/index_score_tile.wgsl is STRIDE times the head size: it sees the rows of a
-// group side by side. Constants from the pipeline's prelude: HEAD_DIM, STRIDE.
-
-struct EstimateParams {
-  n_q: u32,
-  q_offset: u32,
-  first_row: u32,        // first row group of workgroup 0, a multiple of TILE_ROWS
-  tiles: u32,            // tiles of 128 key groups
-  row_tiles: u32,        // tiles of TILE_ROWS row groups of this dispatch
-  scale_log2: f32,       // softmax scale / STRIDE times log2(e)
-}
-
-@group(0) @binding(0) var<uniform> params: EstimateParams;
+// group side by side. Constants from the pipeline's prelude: HEAD_DIM, STRIDE; parameters: index_antidiagonal_params.wgsl.
 
 const ROW4: u32 = D4 / STRIDE;
 
@@ -32,11 +21,6 @@ fn key_place(key: u32, d: u32) -> Place {
   let j = (first_key_group + key) * STRIDE + d / ROW4;
   let end = params.q_offset + params.n_q;
   return Place(k_start + min(j, end - 1u) * tensors.k_row_stride + d % ROW4, j < end);
-}
-
-// Position of the last real row of a row group.
-fn group_end(group: u32) -> u32 {
-  return params.q_offset + min((group + 1u) * STRIDE, params.n_q) - 1u;
 }
 
 // Scores of TILE_ROWS row groups and 128 key groups. Every thread of the workgroup must call this together.

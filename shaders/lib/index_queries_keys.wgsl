@@ -1,23 +1,6 @@
 // Queries and keys of an estimate, as lib/index_score_tile.wgsl and lib/index_score_tile_matrix.wgsl read them. The estimate's own file
 // says where: row_place(row, d) and key_place(key, d), dimensions 4 * d .. 4 * d + 3 of a row or key of the tile.
 
-struct QueriesKeys {
-  q_base: u32,           // bases and strides count vec4 elements, bases modulo 2^32
-  q_head_stride: u32,
-  q_row_stride: u32,
-  k_base: u32,
-  k_head_stride: u32,
-  k_row_stride: u32,
-}
-
-@group(0) @binding(1) var<uniform> tensors: QueriesKeys;
-@group(0) @binding(2) var<storage, read> q: array<StorageVec4>;
-@group(0) @binding(3) var<storage, read> k: array<StorageVec4>;
-@group(0) @binding(4) var<storage, read> heads: array<vec2<u32>>;   // query head, key head
-
-const MASKED: f32 = -2e30;
-const M_START: f32 = -1e30;           // above MASKED, so that masked keys get exp2(-1e30) = 0
-
 // Where the heads at hand begin in q and k.
 var<private> q_start: u32;
 var<private> k_start: u32;
@@ -42,12 +25,4 @@ fn row_vec4(row: u32, d: u32) -> vec4<f32> {
 fn key_vec4(key: u32, d: u32) -> vec4<f32> {
   let place = key_place(key, d);
   return select(vec4<f32>(), unpack_vec4(k[place.at]), place.exists);
-}
-
-fn max4(x: vec4<f32>) -> f32 {
-  return max(max(x.x, x.y), max(x.z, x.w));
-}
-
-fn sum4(x: vec4<f32>) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
 }

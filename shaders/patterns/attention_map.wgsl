@@ -52,10 +52,6 @@ fn key_vec4(key: u32, d: u32) -> vec4<f32> {
   return unpack_vec4(k[params.k_base + (first_key + key) * params.k_row_stride + d]);
 }
 
-fn sum4(x: vec4<f32>) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
-
 @compute @workgroup_size(TX, TY)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
   let tx = local.x;

@@ -1,14 +1,17 @@
 import antidiagonalProducts from '../../shaders/index/antidiagonal_products.wgsl?raw';
+import fourNumbers from '../../shaders/lib/four_numbers.wgsl?raw';
+import antidiagonalParams from '../../shaders/lib/index_antidiagonal_params.wgsl?raw';
+import tensors from '../../shaders/lib/index_tensors.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { MatrixShape } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
-import { type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
+import { entryPoint, type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
 import {
   type AbsentWords,
-  blockFits,
   blockName,
   blockProblem,
+  chooseBlock,
   hasWholeRows,
   type ProductBlock,
   type ProductBlockShape,
@@ -27,26 +30,16 @@ const BLOCKS: readonly ProductBlockShape[] = [
 ];
 
 /**
- * Whether the kernel can work in a block: rows are whole strips of 64 statistics, half of a subgroup's columns whole blocks of 64 keys,
- * which are 8 groups or 4, and a workgroup's blocks of 64 keys fours of scores.
+ * Whether the kernel can work in a possible block: its rows are whole strips of 64 statistics, and its blocks of 64 keys fours of scores.
+ * Half of a subgroup's columns are whole blocks of 64 keys, 8 groups or 4, in any block.
  */
 function blockSuits(b: ProductBlock): boolean {
-  return (
-    blockProblem(b) === undefined &&
-    hasWholeRows(b) &&
-    b.blockM % STATISTICS_ROWS === 0 &&
-    b.subgroupN % 16 === 0 &&
-    b.blockN % 32 === 0
-  );
+  return hasWholeRows(b) && b.blockM % STATISTICS_ROWS === 0 && b.blockN % 32 === 0;
 }
 
 /** The block of XAttention's estimate on a device, if it has matrices that do. */
 export function antidiagonalBlock({ matrix, limits }: Pick<DeviceProfile, 'matrix' | 'limits'>): ProductBlock | undefined {
-  const shapes = matrix?.shapes ?? [];
-  // Matrices of 8 columns are the faster ones here (bench/NOTES.md).
-  const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
-  if (!shape) return undefined;
-  return BLOCKS.map((b) => ({ ...b, shape })).find((b) => blockFits(b, limits) && blockSuits(b));
+  return chooseBlock(BLOCKS, matrix?.shapes ?? [], limits, blockSuits);
 }
 
 /**
@@ -61,7 +54,8 @@ export function antidiagonalProductsShader(
   checked: boolean,
   opsOf: (shape: MatrixShape) => MatrixOps = (shape) => nativeOps(shape, 'subgroup'),
 ): ShaderSpec {
-  if (!blockSuits(block)) throw invalidArgument('block', block, "a block that XAttention's estimate can work in");
+  if (blockProblem(block) || !blockSuits(block))
+    throw invalidArgument('block', block, "a block that XAttention's estimate can work in");
   const ops = opsOf(block.shape);
   const spec: Omit<ShaderSpec, 'code'> = {
     label: `x-attention estimate: products D=${headDim} S=${stride} ${blockName(block)} ${ops.name}${checked ? '' : ' clamped'}`,
@@ -74,6 +68,9 @@ export function antidiagonalProductsShader(
     return [
       `enable f16;\n${ops.directives}`,
       prelude({ constants }),
+      antidiagonalParams,
+      tensors,
+      fourNumbers,
       antidiagonalProducts,
       writer.workgroupMemory(),
       ops.declarations(),
@@ -98,9 +95,7 @@ function mainFunction(writer: ProductWriter, checked: boolean, ops: MatrixOps): 
   };
   return indent(
     text(
-      '@compute @workgroup_size(THREADS)',
-      `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${ops.builtins ? `, ${ops.builtins}` : ''}) {`,
-      ops.prologue,
+      entryPoint(ops),
       `if (!block_is_visible(workgroup)) {
 see_nothing(workgroup, thread);
 return;

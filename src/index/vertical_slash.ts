@@ -2,12 +2,14 @@ import estimateSoftmax from '../../shaders/index/estimate_softmax.wgsl?raw';
 import estimateSums from '../../shaders/index/estimate_sums.wgsl?raw';
 import slashRuns from '../../shaders/index/slash_runs.wgsl?raw';
 import slashScores from '../../shaders/index/slash_scores.wgsl?raw';
+import fourNumbers from '../../shaders/lib/four_numbers.wgsl?raw';
 import estimate from '../../shaders/lib/index_estimate.wgsl?raw';
 import estimateParams from '../../shaders/lib/index_estimate_params.wgsl?raw';
 import keptF16 from '../../shaders/lib/index_kept_f16.wgsl?raw';
 import keptF32 from '../../shaders/lib/index_kept_f32.wgsl?raw';
 import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
+import tensors from '../../shaders/lib/index_tensors.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { DispatchOptions, Recorder } from '../device/recorder.js';
@@ -115,6 +117,8 @@ function shadersFor(profile: DeviceProfile, headDim: number, storage: StorageFor
             }),
           storageLibrary(tile.storage),
           tile.code,
+          tensors,
+          fourNumbers,
           queriesKeys,
           estimateParams,
           kept,

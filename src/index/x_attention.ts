@@ -1,15 +1,18 @@
 import antidiagonalBlocks from '../../shaders/index/antidiagonal_blocks.wgsl?raw';
 import antidiagonalSoftmax from '../../shaders/index/antidiagonal_softmax.wgsl?raw';
 import cumulativeSelect from '../../shaders/index/cumulative_select.wgsl?raw';
+import fourNumbers from '../../shaders/lib/four_numbers.wgsl?raw';
 import antidiagonal from '../../shaders/lib/index_antidiagonal.wgsl?raw';
+import antidiagonalParams from '../../shaders/lib/index_antidiagonal_params.wgsl?raw';
 import queriesKeys from '../../shaders/lib/index_queries_keys.wgsl?raw';
 import radix from '../../shaders/lib/index_radix.wgsl?raw';
+import tensors from '../../shaders/lib/index_tensors.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { Recorder } from '../device/recorder.js';
 import { INDEX_BLOCK } from '../kernels/attention.js';
 import { prelude, type StorageFormat, storageLibrary } from '../kernels/shader_text.js';
-import { bindWindow, windowWords } from '../kernels/tensor.js';
+import { bindWindow, startsOn16Bytes, windowWords } from '../kernels/tensor.js';
 import { antidiagonalBlock, antidiagonalProductsShader } from './antidiagonal_products.js';
 import {
   type BuiltIndex,
@@ -66,9 +69,17 @@ function inTiles(profile: DeviceProfile, headDim: number, storage: StorageFormat
   const code = (): string => {
     const constants = { HEAD_DIM: stride * headDim, ...tile.constants, STRIDE: stride };
     const head = prelude({ f16: storage === 'f16', constants });
-    return [tile.directives + head, storageLibrary(tile.storage), tile.code, queriesKeys, antidiagonal, antidiagonalSoftmax].join(
-      '\n',
-    );
+    return [
+      tile.directives + head,
+      storageLibrary(tile.storage),
+      tile.code,
+      tensors,
+      fourNumbers,
+      queriesKeys,
+      antidiagonalParams,
+      antidiagonal,
+      antidiagonalSoftmax,
+    ].join('\n');
   };
   return {
     rows: tile.rows,
@@ -98,7 +109,9 @@ function asProduct(profile: DeviceProfile, headDim: number, stride: number): Est
 
 /** How a layer's scores are estimated. A product moves 16 bytes at a time. */
 function estimateFor({ profile, q, k, storage }: IndexLayer, stride: number): Estimate {
-  const aligned = [q, k].every((t) => [t.offset, t.headStride, t.rowStride].every((n) => n % 8 === 0));
+  const aligned = [q, k].every(({ offset, headStride, rowStride }) =>
+    startsOn16Bytes({ base: offset / 4, headStride: headStride / 4, rowStride: rowStride / 4 }),
+  );
   const product = storage === 'f16' && aligned ? asProduct(profile, q.headDim, stride) : undefined;
   return product ?? inTiles(profile, q.headDim, storage, stride);
 }
@@ -116,7 +129,7 @@ function blocksShader(stride: number, { rows, groups }: Estimate): ShaderSpec {
 
 const selectShader: ShaderSpec = {
   label: 'cumulative block selection',
-  code: [radix, cumulativeSelect].join('\n'),
+  code: [radix, fourNumbers, cumulativeSelect].join('\n'),
   bindings: ['uniform', 'read', 'read', 'write'],
 };
 
@@ -233,6 +246,7 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
     const selectTable = r.constant(batch.flatMap((h) => [h.indexOffset, f32Bits(h.threshold), room, counts]));
     const { rowStride } = tileSizes(l, stride, estimate);
     const rowTiles = divCeil(n, stride * estimate.rows);
+    const blocks = blocksShader(stride, estimate);
     const rowBlocks = (estimate.rows * stride) / INDEX_BLOCK;
     const atOnce = tilesAtOnce(l, batch.length, stride, estimate);
     for (let first = 0; first < rowTiles; first += atOnce) {
@@ -257,7 +271,7 @@ export function recordXAttentionIndex(rec: Recorder, layer: IndexLayer, heads: r
       const scores = r.workspace('x-attention: block scores', lists * rowBlocks * rowStride * 4);
       r.dispatch({
         stage: 'estimate',
-        shader: blocksShader(stride, estimate),
+        shader: blocks,
         bindings: [r.constant([...sizes, rowStride]), partial, blockSums, statistics, scores],
         workgroups: [tiles, count, batch.length],
       });

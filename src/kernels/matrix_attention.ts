@@ -32,15 +32,14 @@ import { PairBody } from './matrix_pairs.js';
 import { SliceBody } from './matrix_slices.js';
 import { indent, range, TileWriter, text } from './matrix_tiles.js';
 import { prelude } from './shader_text.js';
-import type { TensorWindow } from './tensor.js';
+import { startsOn16Bytes, type TensorWindow } from './tensor.js';
 
 /** How a matrix kernel reads and writes tensors: `f16-wide` moves 16 bytes at a time, so every row must start on 16 bytes. */
 export type MatrixStorage = 'f16-wide' | 'f16';
 
 /** The fastest storage format that the bound tensors, which hold f16, allow. */
 export function matrixStorage(windows: readonly TensorWindow[]): MatrixStorage {
-  const aligned = windows.every((w) => w.base % 2 === 0 && w.headStride % 2 === 0 && w.rowStride % 2 === 0);
-  return aligned ? 'f16-wide' : 'f16';
+  return windows.every(startsOn16Bytes) ? 'f16-wide' : 'f16';
 }
 
 const STORAGE: Readonly<Record<MatrixStorage, string>> = { 'f16-wide': storageF16Wide, f16: storageF16 };

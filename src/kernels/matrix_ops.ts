@@ -75,6 +75,13 @@ export interface MatrixOps {
   readonly anyOfWorkgroup: boolean;
 }
 
+/** The signature of a kernel of THREADS invocations, and the statements that define `subgroup` and `lane`. */
+export function entryPoint({ builtins, prologue }: MatrixOps): string {
+  return `@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${builtins ? `, ${builtins}` : ''}) {
+${prologue}`;
+}
+
 /** Statements of {@link MatrixOps.any} for the whole workgroup, and the declaration that they need. */
 export const WORKGROUP_ANY = {
   declaration: 'var<workgroup> any_step: atomic<u32>;',

@@ -118,6 +118,19 @@ export abstract class PairWriter extends TileWriter {
     );
   }
 
+  /** Declares output and scores; scores of the first tile, whose K is fetched, and K of the second one on its way. */
+  protected firstScores(): string {
+    return text(
+      this.rowMatrices.map((r) => this.ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
+      this.rowMatrices.map((r) => this.ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
+      this.stage('k'),
+      this.fetch('k', '1u'),
+      'workgroupBarrier();',
+      this.scores(),
+      'workgroupBarrier();',
+    );
+  }
+
   /** The probabilities at step c of the keys, as left_<rows>_<c>. */
   protected probabilitiesAt(c: number): string {
     return text(

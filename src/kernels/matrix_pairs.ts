@@ -19,7 +19,6 @@ export class PairBody extends PairWriter {
   }
 
   main(): string {
-    const { ops } = this;
     // Steps of the head dimension whose matrices of K are asked for right behind the barrier.
     const keySteps = Math.min(2, this.depth);
     return indent(
@@ -47,13 +46,7 @@ var l = 0.0;`,
           row: (row) => `s_pair + ${row}u * S_STRIDE`,
           stride: () => 'S_STRIDE',
         }),
-        this.rowMatrices.map((r) => ops.declare(`o_${r}`, 'Result', this.outputMatrices)),
-        this.rowMatrices.map((r) => ops.declare(`s_${r}`, 'Result', this.scoreMatrices)),
-        this.stage('k'),
-        this.fetch('k', '1u'),
-        'workgroupBarrier();',
-        this.scores(),
-        'workgroupBarrier();',
+        this.firstScores(),
         this.#storeScores(),
         this.stage('k'),
         this.fetch('k', '2u'),

@@ -80,17 +80,31 @@ export function blockProblem(b: ProductBlock): string | undefined {
   return undefined;
 }
 
+/** What of a device decides whether it can run a block. */
+export type BlockLimits = Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>;
+
 /** Whether a device can run a block. */
-export function blockFits(
-  b: ProductBlock,
-  limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
-): boolean {
+export function blockFits(b: ProductBlock, limits: BlockLimits): boolean {
   return (
     blockProblem(b) === undefined &&
     blockBytes(b) <= limits.maxComputeWorkgroupStorageSize &&
     blockSubgroups(b) * SUBGROUP_SIZE <= limits.maxComputeInvocationsPerWorkgroup &&
     blockRegisters(b) <= 255
   );
+}
+
+/**
+ * The first of some blocks that a device can run and that suits, if any: in matrices of 16x8x16 where there are such, with which products
+ * are fastest on an H100 (bench/NOTES.md).
+ */
+export function chooseBlock<Shape extends ProductBlockShape>(
+  blocks: readonly Shape[],
+  shapes: readonly MatrixShape[],
+  limits: BlockLimits,
+  suits: (b: ProductBlock) => boolean = () => true,
+): (Shape & { readonly shape: MatrixShape }) | undefined {
+  const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
+  return shape && blocks.map((b) => ({ ...b, shape })).find((b) => blockFits(b, limits) && suits(b));
 }
 
 /** A block in a few words, for labels and tables. */

@@ -1,6 +1,6 @@
 import { SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { type MatrixKernel, type MatrixTiling, scoreWords } from './matrix_config.js';
-import type { Index, MatrixOps } from './matrix_ops.js';
+import { entryPoint, type Index, type MatrixOps } from './matrix_ops.js';
 
 /** Lists 0, 1, ... count - 1. */
 export function range(count: number): number[] {
@@ -264,9 +264,7 @@ b = fma(vec4<f32>(unpack2x16float(${word}.z), unpack2x16float(${word}.w)), vec4<
   protected opening(): string {
     const all = this.t.split ? 'all_tiles' : 'tiles';
     return text(
-      '@compute @workgroup_size(THREADS)',
-      `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${this.ops.builtins ? `, ${this.ops.builtins}` : ''}) {`,
-      this.ops.prologue,
+      entryPoint(this.ops),
       `let entry = heads[entry_of(workgroup)];
 let row0 = (params.row_tile_end - 1u - tile_of(workgroup)) * BLOCK_M;
 let last_key = last_position(row0, BLOCK_M);

@@ -67,6 +67,11 @@ export function bindWindow(
   };
 }
 
+/** Whether every row of an f16 tensor starts on 16 bytes; base and strides count vec4 elements. */
+export function startsOn16Bytes({ base, headStride, rowStride }: Omit<TensorWindow, 'range'>): boolean {
+  return [base, headStride, rowStride].every((fours) => fours % 2 === 0);
+}
+
 /** What a shader's parameters say of windows, one after the other: base and strides. */
 export function windowWords(...windows: readonly TensorWindow[]): number[] {
   return windows.flatMap((w) => [w.base, w.headStride, w.rowStride]);

@@ -2,11 +2,13 @@ import gemmBindings from '../../shaders/model/gemm_bindings.wgsl?raw';
 import { lazyShader, type ShaderSpec } from '../device/pipelines.js';
 import { type MatrixShape, SUBGROUP_SIZE } from '../device/subgroup_matrix.js';
 import { invalidArgument } from '../errors.js';
-import { type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
+import { entryPoint, type MatrixOps, nativeOps } from '../kernels/matrix_ops.js';
 import {
+  type BlockLimits,
   blockFits,
   blockName,
   blockProblem,
+  chooseBlock,
   type ProductBlock,
   ProductWriter,
   type WordLoader,
@@ -89,11 +91,7 @@ export function hasManyRows(rows: number): boolean {
 }
 
 /** The tiling for so many rows: the smallest block that holds them; else `many`, or the largest one for few where that is full better. */
-export function fewRowsTiling(
-  many: MatrixGemmTiling,
-  limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
-  rows: number,
-): MatrixGemmTiling {
+export function fewRowsTiling(many: MatrixGemmTiling, limits: BlockLimits, rows: number): MatrixGemmTiling {
   const few = FEW_ROWS_TILINGS.map((t) => ({ ...t, shape: many.shape })).filter((t) => blockFits(t, limits));
   const padded = (t: MatrixGemmTiling): number => Math.ceil(rows / t.blockM) * t.blockM;
   const largest = few.at(-1) ?? many;
@@ -126,13 +124,9 @@ export function blockCost({ blockM, blockN }: GemmTilingShape, columns: number):
 /** What summing the results of shares costs beside the products, in that unit: a dispatch. */
 export const SHARES_COST = ENDS;
 
-/** The first of {@link GEMM_TILINGS} that a device can run, if any; in matrices of 16x8x16 where there are such. */
-export function chooseGemmTiling(
-  shapes: readonly MatrixShape[],
-  limits: Pick<GPUSupportedLimits, 'maxComputeWorkgroupStorageSize' | 'maxComputeInvocationsPerWorkgroup'>,
-): MatrixGemmTiling | undefined {
-  const shape = shapes.find(({ n, k }) => n === 8 && k === 16) ?? shapes[0];
-  return shape && GEMM_TILINGS.map((t) => ({ ...t, shape })).find((t) => blockFits(t, limits));
+/** The first of {@link GEMM_TILINGS} that a device can run, if any. */
+export function chooseGemmTiling(shapes: readonly MatrixShape[], limits: BlockLimits): MatrixGemmTiling | undefined {
+  return chooseBlock(GEMM_TILINGS, shapes, limits);
 }
 
 /** The tiling for matrices of so many columns, a multiple of 32: its depth must divide them. */
@@ -271,9 +265,7 @@ c[(row * params.c_stride + params.c_base + column / 2u) / 4u] = pack_output(gate
 }`;
   const [begin, end] = t.split ? ['k_begin', 'k_end'] : ['0u', 'params.k'];
   return text(
-    '@compute @workgroup_size(THREADS)',
-    `fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32${ops.builtins ? `, ${ops.builtins}` : ''}) {`,
-    ops.prologue,
+    entryPoint(ops),
     `// Blocks in groups of rows of about GROUP, all columns of one before the next: what runs at a time shares rows of A and of W.
 let blocks_m = (params.m + BLOCK_M - 1u) / BLOCK_M;
 let blocks_n = (params.n + BLOCK_N - 1u) / BLOCK_N;

@@ -1,3 +1,4 @@
+import fourNumbers from '../../shaders/lib/four_numbers.wgsl?raw';
 import attentionMapShader from '../../shaders/patterns/attention_map.wgsl?raw';
 import compareShader from '../../shaders/patterns/compare.wgsl?raw';
 import { PipelineCache, type ShaderSpec } from '../device/pipelines.js';
@@ -98,6 +99,7 @@ export function recallShaders(
         prelude({ f16, constants: { HEAD_DIM: headDim } }),
         storageLibrary(storage),
         plainScoreTile(profile),
+        fourNumbers,
         attentionMapShader,
       ].join('\n'),
       bindings: ['uniform', 'read', 'read', 'read', 'write'],
